@@ -1,0 +1,1 @@
+"""Attacks on queries: how far (threat), where to (goal), how to search (attack)."""

@@ -1,0 +1,137 @@
+"""Attack: how to search. The only place of guarantees, so that whoever adds an attack cannot break the budget."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from saat.attacks.threat import ThreatModel
+from saat.errors import ArgumentError, SaatError
+from saat.runtime import as_channels_last, autocast, frozen, make_generator
+from saat.types import CodeObjective
+
+
+class Probe:
+    """The window through which a search sees the model: it counts, and remembers the best iterate of each image.
+
+    Args:
+        model: images -> logits, frozen.
+        clean: (B, 3, H, W) in [0, 1].
+        objective: logits (B, K) -> (B,), lower is better for the attacker.
+        precision: see `runtime.autocast`.
+        keep_best: remember the best iterate, instead of leaving the choice to the search.
+    """
+
+    def __init__(
+        self, model: nn.Module, clean: Tensor, objective: CodeObjective, *, precision: str, keep_best: bool
+    ) -> None:
+        self._model, self._objective, self._precision = model, objective, precision
+        self._keep_best = keep_best
+        self._best_values = torch.full((len(clean),), torch.inf, device=clean.device)
+        self.best = clean.clone()
+        self.evaluations = 0
+
+    def values(self, perturbed: Tensor) -> Tensor:
+        """Return the objective of each image, float (B,), without a graph."""
+        with torch.no_grad():
+            logits = self._logits(perturbed)
+            return self._remember(perturbed, self._objective(logits))
+
+    def gradient(self, perturbed: Tensor, *, sharpness: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the objective (B,) and its gradient (B, 3, H, W).
+
+        Args:
+            perturbed: (B, 3, H, W).
+            sharpness: multiplies the logits before the objective in the gradient; values are always at 1.
+        """
+        perturbed = perturbed.detach().requires_grad_()
+        logits = self._logits(perturbed)
+        values = self._objective(logits)
+        driving = values if sharpness == 1.0 else self._objective(sharpness * logits)
+        (gradient,) = torch.autograd.grad(driving.sum(), perturbed)
+        return self._remember(perturbed.detach(), values.detach()), gradient
+
+    def _logits(self, images: Tensor) -> Tensor:
+        self.evaluations += len(images)
+        with autocast(self._precision, images.device):
+            logits: Tensor = self._model(images)
+        return logits.float()
+
+    def _remember(self, perturbed: Tensor, values: Tensor) -> Tensor:
+        if self._keep_best:
+            better = values < self._best_values
+            self._best_values = torch.where(better, values, self._best_values)
+            self.best = torch.where(better.view(-1, 1, 1, 1), perturbed, self.best)
+        return values
+
+
+class Attack(ABC):
+    """A search for images within a threat model that minimize an objective on the model's logits.
+
+    Args:
+        threat: how far images may move.
+        precision: of the search; see `runtime.autocast`. Codes are always taken in float32 afterwards.
+        keep_best: return the best iterate of each image that the search looked at, not its last one.
+
+    Attributes:
+        model_evaluations: images that went through the model so far, over all calls.
+    """
+
+    def __init__(self, threat: ThreatModel, *, precision: str = "float32", keep_best: bool = True) -> None:
+        self.threat = threat
+        self.precision = precision
+        self.keep_best = keep_best
+        self.model_evaluations = 0
+
+    @final
+    def __call__(self, model: nn.Module, images: Tensor, objective: CodeObjective, *, seed: int = 0) -> Tensor:
+        """Return adversarial images (B, 3, H, W) in [0, 1], inside the threat model, detached.
+
+        The model is in eval mode during the search (batch statistics and dropout never take part) and is left as it
+        was; gradients reach the images only.
+
+        Args:
+            model: images (B, 3, H, W) in [0, 1] -> logits (B, K).
+            images: the clean images, float32.
+            objective: logits -> (B,), lower is nearer to the attacker's aim.
+            seed: the same seed gives the same result.
+
+        Raises:
+            ArgumentError: `images` have the wrong shape, type or range.
+            SaatError: the search left the threat model or produced values that are not finite: a defect of it.
+        """
+        check_images(images)
+        clean = as_channels_last(images.detach())
+        generator = make_generator(seed, type(self).__name__, device=clean.device)
+        with frozen(model):
+            probe = Probe(model, clean, objective, precision=self.precision, keep_best=self.keep_best)
+            last = self.perturb(probe, clean, generator=generator)
+        self.model_evaluations += probe.evaluations
+        found = self.threat.project(probe.best if self.keep_best else last, clean).detach()
+        if not bool(torch.isfinite(found).all()) or bool((self.threat.violation(found, clean) > 0).any()):
+            raise SaatError(f"{type(self).__name__} left its threat model {self.threat}: please report this")
+        return found
+
+    @abstractmethod
+    def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Search, looking at the model through `probe` only; return the last iterate (B, 3, H, W).
+
+        This is all that a new attack writes. Show the probe only projected images: what it remembers is returned.
+        """
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless `images` is float (B, 3, H, W), finite and in [0, 1].
+
+    Raises:
+        ArgumentError: naming what was found.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ArgumentError(f"`images` is float (B, 3, H, W); got {images.dtype} {tuple(images.shape)}")
+    if images.numel() and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
+        raise ArgumentError(
+            f"`images` lie in [0, 1], before normalization; got {float(images.min()):.3g} to {float(images.max()):.3g}"
+        )

@@ -1,0 +1,69 @@
+"""Gradient searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saat.attacks.base import Attack, Probe
+from saat.attacks.threat import ThreatModel
+from saat.errors import ArgumentError, check_at_least
+
+# The SAAT paper's slope of tanh, by tenths of the steps: soft at first, where tanh would otherwise be flat.
+PAPER_SHARPNESS = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+
+
+class PGD(Attack):
+    """Projected gradient descent with steps of fixed length.
+
+    Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, ICLR 2018.
+
+    Args:
+        threat: how far images may move.
+        steps: gradient steps, at least 1.
+        step_size: length of a step, in pixel units and the threat's norm.
+        random_start: begin at a random place in the ball instead of the clean image.
+        restarts: searches from as many starts; the best iterate of all is kept.
+        sharpness: slopes of the relaxed code over the search, in equal parts of the steps.
+        precision: of the search; see `runtime.autocast`.
+        keep_best: return the best iterate of each image (one more forward pass), not the last.
+
+    Raises:
+        ArgumentError: a count is below 1, or restarts are asked for without `keep_best`.
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel,
+        *,
+        steps: int = 100,
+        step_size: float = 1 / 255,
+        random_start: bool = True,
+        restarts: int = 1,
+        sharpness: Sequence[float] = (1.0,),
+        precision: str = "float32",
+        keep_best: bool = True,
+    ) -> None:
+        super().__init__(threat, precision=precision, keep_best=keep_best)
+        check_at_least("steps", steps, 1)
+        check_at_least("restarts", restarts, 1)
+        check_at_least("step_size", step_size, 0.0)
+        if restarts > 1 and not keep_best:
+            raise ArgumentError(f"`restarts` above 1 need `keep_best`; got {restarts} restarts without it")
+        self.steps, self.step_size, self.restarts = steps, step_size, restarts
+        self.random_start = random_start
+        self.sharpness = tuple(sharpness)
+
+    def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Run every restart; return the last iterate of the last one."""
+        for _ in range(self.restarts):
+            current = self.threat.random_start(images, generator=generator) if self.random_start else images
+            for step in range(self.steps):
+                sharpness = self.sharpness[step * len(self.sharpness) // self.steps]
+                _, gradient = probe.gradient(current, sharpness=sharpness)
+                current = self.threat.project(self.threat.descend(current, gradient, self.step_size), images)
+            if self.keep_best:
+                probe.values(current)
+        return current

@@ -1,0 +1,1 @@
+"""Banks of codes, and the semantic codes computed from them."""

@@ -1,0 +1,66 @@
+"""CodeBank: codes with their labels, and their sums for each distinct label set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saat.bits import pack_codes
+from saat.errors import ArgumentError
+
+
+class CodeBank:
+    """N codes with labels; the hinge between models and everything that ranks or guides.
+
+    Semantic weights depend on label sets only, so the bank keeps one sum of codes for each *distinct* label set:
+    guides cost B x U x K for U sets, instead of B x N x K.
+
+    Args:
+        codes: (N, K) int8 in {-1, +1}.
+        labels: (N, C) multi-hot, any number type.
+        ids: (N,) int64; 0..N-1 when left out.
+
+    Attributes:
+        set_labels: float64 (U, C), the distinct label sets.
+        set_counts: float64 (U,), the members of each set.
+        set_sums: float64 (U, K), the sum of the codes of each set (exact: they are integers).
+
+    Raises:
+        ArgumentError: shapes disagree, or codes are not in {-1, +1}.
+    """
+
+    def __init__(self, codes: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
+        if codes.ndim != 2 or codes.dtype != torch.int8 or not bool((codes.abs() == 1).all()):
+            raise ArgumentError(f"`codes` is int8 (N, K) in {{-1, +1}}; got {codes.dtype} {tuple(codes.shape)}")
+        if labels.ndim != 2 or len(labels) != len(codes):
+            raise ArgumentError(f"`labels` is (N, C) with N = {len(codes)} as in `codes`; got {tuple(labels.shape)}")
+        self.codes = codes.clone()
+        self.labels = labels
+        self.ids = torch.arange(len(codes), device=codes.device) if ids is None else ids
+        sets, self._set_of, counts = torch.unique(
+            (labels > 0).to(torch.uint8), dim=0, return_inverse=True, return_counts=True
+        )
+        self.set_labels = sets.double()
+        self.set_counts = counts.double()
+        self.set_sums = torch.zeros(len(sets), codes.shape[1], dtype=torch.float64, device=codes.device)
+        self.set_sums.index_add_(0, self._set_of, codes.double())
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def code_length(self) -> int:
+        """K, in bits."""
+        return self.codes.shape[1]
+
+    def update_(self, indices: Tensor, codes: Tensor) -> None:
+        """Put `codes` (B, K) in the rows `indices` (B,), each at most once, and keep the sums true."""
+        change = codes.double() - self.codes[indices].double()
+        self.set_sums.index_add_(0, self._set_of[indices], change)
+        self.codes[indices] = codes
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Return the codes as uint8 (N, K / 8), bit 1 for +1, little-endian bits."""
+        return pack_codes(self.codes.cpu().numpy())

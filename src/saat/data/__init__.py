@@ -1,0 +1,1 @@
+"""Data sets: readers of formats, named sets, splits and batches."""

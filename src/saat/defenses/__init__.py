@@ -1,0 +1,1 @@
+"""Defenses: adversarial train steps."""

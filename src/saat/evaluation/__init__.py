@@ -1,0 +1,1 @@
+"""Metrics, flags and reports: numbers that can be trusted."""

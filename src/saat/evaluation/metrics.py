@@ -1,0 +1,228 @@
+"""All the numbers of one retrieval: a set of query codes against a set of database codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saat.errors import ArgumentError
+from saat.evaluation import ranking
+from saat.hamming import check_codes
+
+PRECISION_AT = (1, 10, 100, 1000)
+RECALL_GRID = tuple(step / 50 for step in range(1, 51))
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """A curve: the mean precision of all queries at each recall of a fixed grid, the same for every model.
+
+    Args:
+        recall: ascending in (0, 1].
+        precision: as many values.
+    """
+
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DistanceHistogram:
+    """How many query-database pairs lie at each Hamming distance, 0 to K.
+
+    Args:
+        relevant: K + 1 counts of pairs that share a label.
+        irrelevant: K + 1 counts of the others.
+    """
+
+    relevant: tuple[int, ...]
+    irrelevant: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """How well query codes find database items that share a label.
+
+    Args:
+        map: mean average precision over the whole ranking, expected over the orders of equal distances.
+        map_standard_error: the standard error of `map` over queries.
+        map_paper: MAP@k by the papers' convention: ties by ascending row, divided by the hits in the top k.
+        k_paper: that k.
+        chance_map: the MAP of a random ranking, which is also that of a constant code.
+        relevant_share: the mean share of the database that is relevant to a query; `chance_map` tends to it.
+        precision_at: mean precision among the first n items, for each n of `PRECISION_AT` up to the database's size.
+        precision_within_radius_2: mean precision within Hamming radius 2; a query with no item there counts 0.
+        precision_recall: the mean curve.
+        distance_histogram: distances of all pairs.
+        distinct_codes: how many different codes the database has.
+        distinct_query_codes: how many different codes the queries have.
+        bit_entropy: mean over bits of the entropy of a bit in the database, in bits; 1 is even use, 0 a dead bit.
+        bit_entropy_minimum: of the least used bit.
+        code_length: K.
+        database: how many items were ranked.
+        queries: how many queries were measured.
+        queries_without_label: how many were left out for having no label.
+        average_precision: float64 (Q,), each measured query's own value behind `map`; not part of the JSON.
+        chance_average_precision: float64 (Q,), what a random ranking gives it; not part of the JSON.
+    """
+
+    map: float
+    map_standard_error: float
+    map_paper: float
+    k_paper: int
+    chance_map: float
+    relevant_share: float
+    precision_at: dict[int, float]
+    precision_within_radius_2: float
+    precision_recall: PrecisionRecall
+    distance_histogram: DistanceHistogram
+    distinct_codes: int
+    distinct_query_codes: int
+    bit_entropy: float
+    bit_entropy_minimum: float
+    code_length: int
+    database: int
+    queries: int
+    queries_without_label: int
+    average_precision: Tensor
+    chance_average_precision: Tensor
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything but the per-query values, ready for `json.dumps`."""
+        per_query = ("average_precision", "chance_average_precision")
+        values = {name: value for name, value in vars(self).items() if name not in per_query}
+        values["precision_at"] = {str(n): value for n, value in self.precision_at.items()}
+        values["precision_recall"] = {name: list(value) for name, value in vars(self.precision_recall).items()}
+        values["distance_histogram"] = {name: list(value) for name, value in vars(self.distance_histogram).items()}
+        return values
+
+
+def evaluate_retrieval(
+    query_codes: Tensor,
+    query_labels: Tensor,
+    database_codes: Tensor,
+    database_labels: Tensor,
+    *,
+    k_paper: int = 5000,
+) -> RetrievalMetrics:
+    """Rank the database for every query by Hamming distance, and measure the rankings.
+
+    Queries without a label have nothing to find; they are left out and counted.
+
+    Args:
+        query_codes: int8 (Q, K) in {-1, +1}.
+        query_labels: (Q, C) multi-hot.
+        database_codes: int8 (N, K) in {-1, +1}.
+        database_labels: (N, C) multi-hot.
+        k_paper: the cut of the papers' MAP@k.
+
+    Raises:
+        TypeError: codes are not int8.
+        ArgumentError: shapes do not fit each other, `k_paper` is below 1, or there is nothing to measure.
+
+    >>> codes = torch.tensor([[1, 1], [-1, -1]], dtype=torch.int8)
+    >>> metrics = evaluate_retrieval(codes, torch.eye(2), codes, torch.eye(2))
+    >>> metrics.map, metrics.chance_map, metrics.distinct_codes
+    (1.0, 0.75, 2)
+    """
+    ranking.check_pairs(query_codes, query_labels, database_codes, database_labels)
+    labeled = (query_labels > 0).any(dim=1)
+    query_codes, query_labels = query_codes[labeled], query_labels[labeled]
+    if not len(query_codes) or not len(database_codes):
+        raise ArgumentError(
+            "a measurement needs queries with a label and a database; "
+            f"got {len(query_codes)} such queries and {len(database_codes)} items"
+        )
+    arguments = (query_codes, query_labels, database_codes, database_labels)
+    counts = ranking.count_by_distance(*arguments)
+    precision = ranking.average_precision(counts)
+    chance = ranking.chance_average_precision(counts)
+    entropies = bit_entropies(database_codes)
+    return RetrievalMetrics(
+        map=precision.mean().item(),
+        map_standard_error=standard_error(precision),
+        map_paper=ranking.average_precision_at_k_paper(*arguments, k=k_paper).mean().item(),
+        k_paper=k_paper,
+        chance_map=chance.mean().item(),
+        relevant_share=(counts.relevant.sum() / counts.items.sum()).item(),
+        precision_at={n: _mean(ranking.precision_at(counts, n)) for n in PRECISION_AT if n <= len(database_codes)},
+        precision_within_radius_2=_mean(ranking.precision_within(counts, 2)),
+        precision_recall=precision_recall(counts),
+        distance_histogram=distance_histogram(counts),
+        distinct_codes=count_distinct(database_codes),
+        distinct_query_codes=count_distinct(query_codes),
+        bit_entropy=_mean(entropies),
+        bit_entropy_minimum=_round(entropies.min().item()),
+        code_length=query_codes.shape[1],
+        database=len(database_codes),
+        queries=len(query_codes),
+        queries_without_label=int((~labeled).sum()),
+        average_precision=precision.cpu(),
+        chance_average_precision=chance.cpu(),
+    )
+
+
+def precision_recall(counts: ranking.RankingCounts) -> PrecisionRecall:
+    """Return the mean precision of all queries at each recall of `RECALL_GRID`."""
+    grid = torch.tensor(RECALL_GRID, dtype=torch.float64, device=counts.items.device)
+    curve = ranking.precision_at_recall(counts, grid).mean(0)
+    return PrecisionRecall(recall=RECALL_GRID, precision=tuple(_round(value) for value in curve.tolist()))
+
+
+def distance_histogram(counts: ranking.RankingCounts) -> DistanceHistogram:
+    """Return the number of relevant and of irrelevant pairs at each distance."""
+    relevant, items = counts.relevant.sum(0), counts.items.sum(0)
+    return DistanceHistogram(relevant=tuple(relevant.tolist()), irrelevant=tuple((items - relevant).tolist()))
+
+
+def count_distinct(codes: Tensor) -> int:
+    """Return how many different codes a set has.
+
+    Args:
+        codes: int8 (N, K) in {-1, +1}.
+
+    >>> count_distinct(torch.tensor([[1, -1], [1, 1], [1, -1]], dtype=torch.int8))
+    2
+    """
+    check_codes("codes", codes)
+    return len(np.unique(np.packbits(codes.cpu().numpy() > 0, axis=1), axis=0))
+
+
+def bit_entropies(codes: Tensor) -> Tensor:
+    """Return the entropy of each bit over a set of codes: 1 when it is +1 half the time, 0 when it never moves.
+
+    Args:
+        codes: int8 (N, K) in {-1, +1}.
+
+    Returns:
+        float64 (K,) in [0, 1].
+
+    >>> bit_entropies(torch.tensor([[1, 1], [1, -1]], dtype=torch.int8)).tolist()
+    [0.0, 1.0]
+    """
+    check_codes("codes", codes)
+    share = (codes > 0).double().mean(0)
+    entropy: Tensor = torch.special.entr(share) + torch.special.entr(1 - share)
+    return entropy / math.log(2)
+
+
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean of float (Q,) values; 0 for a single one.
+
+    >>> standard_error(torch.tensor([0.0, 1.0]))
+    0.5
+    """
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else 0.0
+
+
+def _mean(values: Tensor) -> float:
+    return _round(values.mean().item())
+
+
+def _round(value: float) -> float:
+    """Return `value` to six digits, so that a report stays small. MAP itself is kept whole."""
+    return round(value, 6)

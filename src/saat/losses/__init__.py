@@ -1,0 +1,1 @@
+"""Hashing objectives: one small file a family, pure functions for the mathematics."""

@@ -1,0 +1,1 @@
+"""Hashing models: normalize, backbone, hash layer; and their checkpoints."""

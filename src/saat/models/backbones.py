@@ -1,0 +1,126 @@
+"""Backbones by name: normalized images (B, 3, H, W) -> features (B, F)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from saat.errors import CheckpointError, check_choice
+from saat.models.resnet_cifar import CifarResNet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its last layer.
+
+    Args:
+        network: maps normalized images to features (B, out_features).
+        out_features: width of the features.
+        weights: where its weights came from: a path, `imagenet` or `random`.
+    """
+
+    network: nn.Module
+    out_features: int
+    weights: str
+
+
+def _torchvision(name: str) -> Callable[[], tuple[nn.Module, int]]:
+    """Return a builder of torchvision's `name` whose classifier is cut off before its last linear layer."""
+
+    def build() -> tuple[nn.Module, int]:
+        network: nn.Module = torchvision.models.get_model(name, weights=None)
+        if name.startswith("resnet"):
+            width = int(network.fc.in_features)  # type: ignore[union-attr, arg-type]
+            network.fc = nn.Identity()
+        else:
+            classifier: nn.Sequential = network.classifier  # type: ignore[assignment]
+            width = int(classifier[-1].in_features)  # type: ignore[arg-type]
+            network.classifier = classifier[:-1]
+        return network, width
+
+    return build
+
+
+def _cifar(depth: int) -> Callable[[], tuple[nn.Module, int]]:
+    return lambda: (CifarResNet(depth), CifarResNet.out_features)
+
+
+CIFAR_BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
+    f"resnet{depth}": _cifar(depth) for depth in (8, 14, 20, 32, 44, 56)
+}
+TORCHVISION_BACKBONES: Mapping[str, Callable[[], tuple[nn.Module, int]]] = {
+    name: _torchvision(name)
+    for name in ("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet34", "resnet50", "resnet101")
+}
+BACKBONES = {**CIFAR_BACKBONES, **TORCHVISION_BACKBONES}
+
+
+def build_backbone(name: str, weights: str = "auto") -> Backbone:
+    """Build the backbone called `name`.
+
+    Args:
+        name: a key of `BACKBONES`.
+        weights: `random`; the path of a state file; `imagenet` (torchvision's, downloaded once); or `auto`:
+            `imagenet` where the family has such weights and they can be had, else `random`, with a warning.
+
+    Raises:
+        ArgumentError: `name` is unknown.
+        CheckpointError: the weights cannot be had, or do not fit.
+    """
+    check_choice("backbone", name, BACKBONES)
+    network, width = BACKBONES[name]()
+    if weights == "auto":
+        weights = "random" if name in CIFAR_BACKBONES or not _load_imagenet(network, name) else "imagenet"
+        if weights == "random" and name in TORCHVISION_BACKBONES:
+            log.warning("ImageNet weights of %s cannot be had here: it starts from random weights", name)
+    elif weights == "imagenet":
+        if name in CIFAR_BACKBONES or not _load_imagenet(network, name):
+            raise CheckpointError(
+                f"`weights` imagenet cannot be had for backbone {name}; give the path of a state file, or random"
+            )
+    elif weights != "random":
+        load_weights(network, Path(weights))
+    return Backbone(network, width, weights)
+
+
+def _load_imagenet(network: nn.Module, name: str) -> bool:
+    try:
+        state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except OSError:  # urllib's errors are OSErrors: no network, no cached file
+        return False
+    network.load_state_dict(state, strict=False)
+    return True
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state file (`.pth`, `.th`, read with `weights_only`) into `network`; its classifier is left out.
+
+    Raises:
+        CheckpointError: the file is missing or unreadable, or lacks a weight of the network.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        rule = "`weights` is random, imagenet, auto or the path of a file"
+        raise CheckpointError(f"{rule}; found nothing at {path}") from None
+    except Exception as error:  # a damaged archive or pickle raises anything from RuntimeError to EOFError
+        raise CheckpointError(f"`weights` is a readable state file; {path} is not: {error}") from error
+    state: dict[str, Tensor] = content.get("state_dict", content)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        missing = network.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise CheckpointError(f"`weights` fit the backbone; those of {path} do not: {error}") from error
+    lacking = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if lacking:
+        found = f"{path} lacks {len(lacking)} of its weights ({lacking[0]}, ...)"
+        raise CheckpointError(f"`weights` fit the backbone; {found}")

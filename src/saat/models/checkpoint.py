@@ -1,0 +1,106 @@
+"""Checkpoints: `model.safetensors` and `card.json`, all that is needed to rebuild a model and to know its origin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from saat import __version__
+from saat.errors import CheckpointError
+from saat.models.hash_model import HashModel, build_model, import_model
+from saat.runtime import atomic_write, write_text
+
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    Args:
+        backbone: name of the backbone, or `package.module:factory` for a model of the user's own.
+        weights: where the backbone's first weights came from.
+        code_length: K, in bits.
+        image_size: height and width of the images, in pixels.
+        loss: name of the hashing loss.
+        data: options of the data set.
+        manifest: sizes, checksums and statistics of the splits.
+        training: options and cost of the training.
+        metrics: what was measured at its end.
+        defense: name of the defense, none for a plain model.
+        parent: path of the checkpoint it was hardened from.
+        versions: of saat, Python and torch.
+    """
+
+    backbone: str
+    weights: str
+    code_length: int
+    image_size: int
+    loss: str
+    data: dict[str, Any]
+    manifest: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    defense: str | None = None
+    parent: str | None = None
+    versions: dict[str, str] = field(default_factory=lambda: {"saat": __version__})
+
+
+def save_checkpoint(folder: Path, model: HashModel, card: Card) -> None:
+    """Write weights and card to `folder`, each atomically; the card, last, makes the checkpoint valid."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_write(folder / WEIGHTS_FILE) as file:
+        file.write(safetensors.torch.save(state))
+    write_text(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card of the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        return Card(**json.loads((folder / CARD_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"`checkpoint` is a folder with {CARD_FILE} and {WEIGHTS_FILE}; found no {CARD_FILE} in {folder}"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / CARD_FILE} is damaged: {error}") from error
+
+
+def load_checkpoint(folder: Path, *, model_factory: str | None = None) -> tuple[HashModel, Card]:
+    """Rebuild the model of the checkpoint in `folder`, in eval mode on the CPU.
+
+    Args:
+        folder: holds `model.safetensors` and `card.json`.
+        model_factory: `package.module:factory`, needed for a model of the user's own: a card alone never makes saat
+            import code.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or of another model.
+    """
+    card = read_card(folder)
+    if ":" in card.backbone:
+        if model_factory is None:
+            raise CheckpointError(f"{folder} was made with `model` {card.backbone}; give --model {card.backbone} again")
+        model = import_model(model_factory, image_size=card.image_size)
+    else:
+        model, _ = build_model(card.backbone, code_length=card.code_length, weights="random")
+    path = folder / WEIGHTS_FILE
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"`checkpoint` is a folder with {WEIGHTS_FILE}; found none in {folder}") from None
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit backbone {card.backbone} of its card: {error}") from error
+    return model.eval(), card

@@ -1,0 +1,146 @@
+"""HashModel: images in [0, 1] -> logits. Normalization lives inside, so that attacks always see plain pixels."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import Tensor, nn
+
+from saat.errors import ArgumentError, SaatError, check_code_length
+from saat.hamming import sign_codes
+from saat.models.backbones import build_backbone
+from saat.runtime import as_channels_last, autocast, frozen, progress
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class HashModel(nn.Module):
+    """normalize -> backbone -> hash layer.
+
+    Args:
+        backbone: normalized images (B, 3, H, W) -> features.
+        hash_layer: features -> logits (B, K).
+        code_length: K, a positive multiple of 8.
+        mean: the three channel means that are taken off.
+        std: the three channel deviations that are divided by.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hash_layer: nn.Module,
+        *,
+        code_length: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.code_length = check_code_length(code_length)
+        self.backbone = backbone
+        self.hash_layer = hash_layer
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to logits (B, K)."""
+        logits: Tensor = self.hash_layer(self.backbone((images - self.mean) / self.std))
+        return logits
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to codes (B, K), int8 in {-1, +1}; in eval mode, without a graph."""
+        with frozen(self), torch.no_grad():
+            return sign_codes(self(images))
+
+
+def build_model(backbone: str, *, code_length: int, weights: str = "auto") -> tuple[HashModel, str]:
+    """Build a HashModel over a named backbone, with a small random hash layer.
+
+    Returns:
+        The model, and where its backbone's weights came from (`random`, `imagenet` or a path).
+
+    Raises:
+        ArgumentError: the backbone is unknown, or `code_length` is not a positive multiple of 8.
+        CheckpointError: the weights cannot be had or do not fit.
+    """
+    check_code_length(code_length)
+    built = build_backbone(backbone, weights)
+    hash_layer = nn.Linear(built.out_features, code_length)
+    return HashModel(built.network, hash_layer, code_length=code_length), built.weights
+
+
+def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
+    """Wrap any module from images (B, 3, H, W) in [0, 1] to K logits as a HashModel: bring your own.
+
+    Raises:
+        ArgumentError: the module refuses such images, or does not return logits (B, K).
+    """
+    with frozen(module), torch.no_grad():
+        try:
+            logits = module(torch.full((2, 3, image_size, image_size), 0.5))
+        except Exception as error:  # whatever the user's module raises
+            raise ArgumentError(
+                f"`model` maps images (B, 3, {image_size}, {image_size}) in [0, 1] to logits (B, K); it raised: {error}"
+            ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
+        found = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ArgumentError(f"`model` maps 2 images to float logits (2, K); got {found}")
+    return HashModel(module, nn.Identity(), code_length=logits.shape[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def import_model(name: str, *, image_size: int) -> HashModel:
+    """Call the factory named `package.module:factory` (no arguments) and wrap the module that it returns.
+
+    Raises:
+        ArgumentError: the name is malformed, cannot be imported, or returns no module of the right kind.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ArgumentError(f"`model` is package.module:factory; got {name!r}")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+        module = factory()
+    except SaatError:
+        raise
+    except Exception as error:  # whatever the user's module raises while it is imported or built
+        raise ArgumentError(f"`model` {name!r} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ArgumentError(f"`model` {name!r} returns a torch.nn.Module; got {type(module).__name__}")
+    return wrap_module(module, image_size=image_size)
+
+
+@torch.no_grad()
+def encode_logits(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 256,
+    precision: str = "float32",
+    label: str = "encode",
+    quiet: bool = False,
+) -> Tensor:
+    """Return the logits of many images, in eval mode, batch by batch on the model's device.
+
+    Args:
+        model: images in [0, 1] -> logits (B, K).
+        images: (N, 3, H, W), uint8 in 0..255, or float in [0, 1].
+        batch_size: images at a time.
+        precision: see `runtime.autocast`. Codes that are reported are always encoded in float32.
+        label: what the progress bar says.
+        quiet: show no bar.
+
+    Returns:
+        float32 (N, K) on the CPU.
+    """
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    scale = 255.0 if images.dtype == torch.uint8 else 1.0
+    logits = []
+    with frozen(model), autocast(precision, device):
+        for part in progress(torch.split(images, batch_size), label, unit="batch", quiet=quiet):
+            batch = as_channels_last(part.to(device, torch.float32) / scale)
+            logits.append(model(batch).float().cpu())
+    return torch.cat(logits) if logits else torch.empty(0)

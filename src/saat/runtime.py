@@ -1,0 +1,138 @@
+"""Where and how code runs: seeds, device, precision, threads, progress, atomic files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from saat.errors import ArgumentError, check_at_least, check_choice
+
+Item = TypeVar("Item")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Return a seed in [0, 2^63) that depends on every part, so that no two uses share a random stream.
+
+    >>> derive_seed(0, "train", 1) == derive_seed(0, "train", 1) != derive_seed(0, "train", 2)
+    True
+    """
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def make_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a private generator, seeded by `derive_seed(*parts)`."""
+    return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is CUDA if there is one, else the CPU.
+
+    Raises:
+        ArgumentError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ArgumentError(f"`device` is auto, cpu, cuda or cuda:N; got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"`device` names a device of this machine; got {name!r}, and no CUDA device is here")
+    return device
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` CPU threads in torch; 0 means every core this process may use."""
+    check_at_least("threads", threads, 0)
+    torch.set_num_threads(threads or available_cores())
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Return whether bfloat16 is faster than float32 on `device`: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """Run the block in `precision`: `float32`, `bfloat16` (mixed), or `auto`, which is bfloat16 where it is faster.
+
+    Raises:
+        ArgumentError: `precision` is none of these.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    mixed = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
+    context: AbstractContextManager[object] = torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+    with context:
+        yield
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Keep `model` in eval mode and its weights out of gradients inside the block; restore both after it.
+
+    Batch statistics and dropout never take part, and a backward pass reaches the images only.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(weight, weight.requires_grad) for weight in model.parameters()]
+    model.eval()
+    for weight, _ in wanted:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for weight, requires_grad in wanted:
+            weight.requires_grad_(requires_grad)
+
+
+def as_channels_last(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in channels-last memory, the faster layout for convolutions here."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def progress(items: Iterable[Item], label: str, *, unit: str = "it", quiet: bool = False) -> tqdm[Item]:
+    """Return a bar over `items` with rate and end on standard error; silent when `quiet` or not on a terminal."""
+    return tqdm(items, desc=label, unit=unit, disable=True if quiet else None, dynamic_ncols=True, leave=False)
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
+    """Open a file that takes the name `path` only when the block ends well: the old or the new, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,206 @@
+"""The one training loop. It serves clean and adversarial training, and resumes to the same bits after any stop."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saat.data.loading import batches
+from saat.data.splits import ImageSplit
+from saat.errors import ArgumentError, CheckpointError, SaatError, check_at_least, check_choice
+from saat.runtime import as_channels_last, atomic_write, autocast, derive_seed, make_generator, progress, write_text
+from saat.types import Batch, StepOutput, TrainStep
+
+STATE_FILE = "resume.pt"
+LOG_FILE = "train.jsonl"
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "multistep": lambda done: 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+}
+"""Share of the training that is done, in [0, 1) -> factor of the learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How to train.
+
+    Args:
+        epochs: passes over the train split.
+        batch_size: images a step.
+        learning_rate: of SGD, at its highest.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        schedule: of the learning rate: linear (to zero), or multistep (x0.1 at 1/2 and again at 3/4).
+        augment: random crop and horizontal flip of train images.
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    schedule: str = "linear"
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            check_at_least(name, getattr(self, name), 0.0)
+        check_choice("schedule", self.schedule, SCHEDULES)
+
+
+class HashingStep(nn.Module):
+    """The clean train step: a hashing loss on the logits.
+
+    Args:
+        loss: a hashing loss (`types.HashingLoss`); its buffers are part of the resume state.
+        precision: of the forward pass; see `runtime.autocast`.
+    """
+
+    def __init__(self, loss: nn.Module, *, precision: str = "float32") -> None:
+        super().__init__()
+        self.loss = loss
+        self.precision = precision
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Return the loss of `batch`."""
+        with autocast(self.precision, batch.images.device):
+            logits = model(batch.images)
+        loss = self.loss(logits.float(), batch.labels, batch.indices)
+        return StepOutput(loss, {"hashing": loss.item()})
+
+
+def fit(
+    model: nn.Module,
+    step: TrainStep,
+    split: ImageSplit,
+    options: FitOptions,
+    *,
+    folder: Path,
+    run: Mapping[str, Any],
+    seed: int = 0,
+    label: str = "train",
+    quiet: bool = False,
+) -> list[dict[str, float]]:
+    """Train `model` in place on its device by SGD, and leave it in eval mode.
+
+    After each epoch all state goes to `folder/resume.pt`, atomically. All randomness is derived from the seed, the
+    epoch and the step, so a run that was killed at any moment and is started again ends with the same bits (on CPU).
+
+    Args:
+        model: images -> logits.
+        step: the train step.
+        split: the train split.
+        options: how to train.
+        folder: where the resume state and the log `train.jsonl` (a line an epoch) are kept.
+        run: JSON-able identity of this run; a resume state of another run is refused.
+        seed: of order, augmentation and dropout.
+        label: what the progress bar says.
+        quiet: show no bar.
+
+    Returns:
+        One row an epoch: epoch, seconds, images_per_second, learning_rate and the mean of each part of the loss.
+
+    Raises:
+        CheckpointError: the resume state is damaged or of another run.
+        SaatError: the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    history = _resume(folder / STATE_FILE, run, model, optimizer, step)
+    steps = math.ceil(len(split) / options.batch_size)
+    bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
+    bar.update(len(history) * steps)
+    for epoch in range(len(history), options.epochs):
+        torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout draws from the global generator
+        model.train()
+        began, totals = time.perf_counter(), dict[str, float]()
+        generator = make_generator(seed, "order", epoch)
+        train = batches(split, options.batch_size, device=device, generator=generator, augment=options.augment)
+        for number, batch in enumerate(train):
+            rate = options.learning_rate * SCHEDULES[options.schedule]((epoch + number / steps) / options.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            parts = _update(model, step, optimizer, batch)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + value * len(batch.images) / len(split)
+            bar.update()
+        seconds = time.perf_counter() - began
+        row = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": len(split) / seconds, "learning_rate": rate}
+        history.append(row | totals)
+        bar.set_postfix({name: f"{value:.3g}" for name, value in totals.items()})
+        _save(folder, run, model, optimizer, step, history)
+    bar.close()
+    model.eval()
+    return history
+
+
+def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer, batch: Batch) -> Mapping[str, float]:
+    batch = Batch(as_channels_last(batch.images), batch.labels, batch.indices)
+    output = step(model, batch)
+    if not bool(torch.isfinite(output.loss)):
+        raise SaatError(f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`")
+    optimizer.zero_grad(set_to_none=True)
+    output.loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return output.parts
+
+
+def _save(
+    folder: Path,
+    run: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: TrainStep,
+    history: list[dict[str, float]],
+) -> None:
+    state = {
+        "run": json.dumps(run, sort_keys=True),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step.state_dict(),
+        "history": history,
+    }
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_write(folder / STATE_FILE) as file:
+        file.write(content.getvalue())
+    write_text(folder / LOG_FILE, "".join(json.dumps(row) + "\n" for row in history))
+
+
+def _resume(
+    path: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, step: TrainStep
+) -> list[dict[str, float]]:
+    """Take back the state at `path`, if there is one; return the rows of the epochs that are done."""
+    if not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises anything from RuntimeError to EOFError
+        raise CheckpointError(f"{path} is damaged ({error}); delete it to train from the start") from error
+    ours, theirs = json.loads(json.dumps(run)), json.loads(state["run"])
+    changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if changed:
+        found = ", ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in changed)
+        raise ArgumentError(f"`out` is a new folder or that of the same run; {path.parent} holds another ({found})")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    step.load_state_dict(state["step"])
+    history: list[dict[str, float]] = state["history"]
+    return history

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+
+from saat.errors import ArgumentError
+from saat.evaluation.metrics import bit_entropies, count_distinct, evaluate_retrieval, standard_error
+from saat.hamming import sign_codes
+
+
+def random_set(rows: int, seed: int, code_length: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    codes = sign_codes(torch.randn(rows, code_length, generator=generator))
+    return codes, torch.nn.functional.one_hot(torch.arange(rows) % 4, 4).to(torch.uint8)
+
+
+def test_all_numbers_of_a_random_ranking_are_near_chance():
+    metrics = evaluate_retrieval(*random_set(40, 0), *random_set(2000, 1), k_paper=500)
+    assert metrics.relevant_share == 0.25
+    assert metrics.map == pytest.approx(metrics.chance_map, abs=0.02)
+    assert metrics.map_paper == pytest.approx(0.25, abs=0.05)
+    assert list(metrics.precision_at) == [1, 10, 100, 1000]
+    assert metrics.precision_at[1000] == pytest.approx(0.25, abs=0.02)
+    assert metrics.precision_recall.precision[-1] == pytest.approx(0.25, abs=0.02)
+    assert metrics.bit_entropy == pytest.approx(1.0, abs=0.01)
+    assert 0 < metrics.bit_entropy_minimum <= metrics.bit_entropy
+    assert metrics.average_precision.shape == metrics.chance_average_precision.shape == (40,)
+    assert metrics.map == pytest.approx(metrics.average_precision.mean().item())
+
+
+def test_the_histogram_holds_every_pair_once():
+    metrics = evaluate_retrieval(*random_set(8, 0), *random_set(100, 1))
+    assert len(metrics.distance_histogram.relevant) == len(metrics.distance_histogram.irrelevant) == 17
+    assert sum(metrics.distance_histogram.relevant) == 8 * 25
+    assert sum(metrics.distance_histogram.irrelevant) == 8 * 75
+
+
+def test_queries_without_a_label_are_left_out_and_counted():
+    codes, labels = random_set(8, 0)
+    database = random_set(100, 1)
+    labels[[2, 5]] = 0
+    metrics = evaluate_retrieval(codes, labels, *database)
+    kept = [0, 1, 3, 4, 6, 7]
+    assert metrics.queries_without_label == 2
+    assert metrics.queries == 6
+    assert metrics.map == evaluate_retrieval(codes[kept], labels[kept], *database).map
+
+
+def test_json_is_whole_small_and_finite():
+    metrics = evaluate_retrieval(*random_set(8, 0), *random_set(100, 1))
+    text = json.dumps(metrics.to_json(), allow_nan=False)
+    values = json.loads(text)
+    assert values["map"] == metrics.map
+    assert values["precision_at"] == {str(n): value for n, value in metrics.precision_at.items()}
+    assert values["precision_recall"]["recall"][-1] == 1.0
+    assert values["distance_histogram"]["relevant"] == list(metrics.distance_histogram.relevant)
+    assert "average_precision" not in values
+    assert len(text) < 4000
+
+
+def test_collapsed_codes_show_in_every_number():
+    codes, labels = random_set(8, 0)
+    database_codes, database_labels = random_set(100, 1)
+    metrics = evaluate_retrieval(
+        torch.ones_like(codes), labels, torch.ones_like(database_codes), database_labels, k_paper=100
+    )
+    assert metrics.map == metrics.chance_map
+    assert metrics.distinct_codes == metrics.distinct_query_codes == 1
+    assert metrics.bit_entropy == metrics.bit_entropy_minimum == 0.0
+
+
+def test_entropy_of_a_quarter_is_known():
+    # H(1/4) = 1/4 log2 4 + 3/4 log2 4/3 = 0.811278...
+    codes = torch.tensor([[1], [-1], [-1], [-1]], dtype=torch.int8)
+    assert bit_entropies(codes).item() == pytest.approx(0.8112781244591328)
+
+
+def test_distinct_codes_of_any_code_length():
+    codes = torch.tensor([[1] * 11, [1] * 10 + [-1], [1] * 11], dtype=torch.int8)
+    assert count_distinct(codes) == 2
+
+
+def test_standard_error_of_one_value_is_zero():
+    assert standard_error(torch.tensor([0.3])) == 0.0
+
+
+def test_nothing_to_measure_is_an_error():
+    codes, labels = random_set(4, 0)
+    with pytest.raises(ArgumentError, match="got 0 such queries and 4 items"):
+        evaluate_retrieval(codes, torch.zeros_like(labels), codes, labels)
+    with pytest.raises(ArgumentError, match="`query_labels` has shape"):
+        evaluate_retrieval(codes, labels[0], codes, labels)
