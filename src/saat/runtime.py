@@ -110,9 +110,12 @@ def as_channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def progress(items: Iterable[Item], label: str, *, unit: str = "it", quiet: bool = False) -> tqdm[Item]:
+def progress(
+    items: Iterable[Item], label: str, *, unit: str = "it", total: int | None = None, quiet: bool = False
+) -> tqdm[Item]:
     """Return a bar over `items` with rate and end on standard error; silent when `quiet` or not on a terminal."""
-    return tqdm(items, desc=label, unit=unit, disable=True if quiet else None, dynamic_ncols=True, leave=False)
+    hidden = True if quiet else None  # tqdm's own rule for None: hide where standard error is no terminal
+    return tqdm(items, desc=label, unit=unit, total=total, disable=hidden, dynamic_ncols=True, leave=False)
 
 
 @contextmanager

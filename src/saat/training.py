@@ -157,7 +157,7 @@ def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer,
     if not bool(torch.isfinite(output.loss)):
         raise SaatError(f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`")
     optimizer.zero_grad(set_to_none=True)
-    output.loss.backward()  # type: ignore[no-untyped-call]
+    output.loss.backward()
     optimizer.step()
     return output.parts
 

@@ -1,0 +1,121 @@
+"""Data sets by name, and the options that every recipe takes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from saat.data.collection import Collection
+from saat.data.decoding import decode_rows
+from saat.data.fashion import read_fashion
+from saat.data.folder import read_folder
+from saat.data.image_list import read_image_list
+from saat.data.scenes import read_scenes
+from saat.data.splits import Splits, gather_split, select_rows
+from saat.data.table import read_parquet
+from saat.data.torchvision_sets import reader_of
+from saat.errors import ArgumentError, DataError, check_at_least, check_choice
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An entry of the catalog.
+
+    Args:
+        about: one line for people.
+        needs_root: whether `data.root` must be given.
+        read: (root, download) -> collection.
+    """
+
+    about: str
+    needs_root: bool
+    read: Callable[[Path, bool], Collection]
+
+
+DATASETS: Mapping[str, DataSet] = {
+    "fashion": DataSet("10,000 + 1,000 embedded images of Fashion-MNIST, 10 classes", False, lambda *_: read_fashion()),
+    "fashion-scenes": DataSet(
+        "5,000 + 500 scenes of one to three garments, multi-label", False, lambda *_: read_scenes()
+    ),
+    "folder": DataSet("your images, one subfolder a class", True, lambda root, _: read_folder(root)),
+    "image-list": DataSet(
+        "{train,test,database}_img.txt and _label.txt, as in the papers", True, lambda root, _: read_image_list(root)
+    ),
+    "parquet": DataSet("columns image and label or labels, as on the hub", True, lambda root, _: read_parquet(root)),
+    "cifar10": DataSet("torchvision's CIFAR-10", True, reader_of("CIFAR10")),
+    "cifar100": DataSet("torchvision's CIFAR-100", True, reader_of("CIFAR100")),
+    "fashion-mnist": DataSet("torchvision's Fashion-MNIST, all 70,000 images", True, reader_of("FashionMNIST")),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images, and how they are split.
+
+    Args:
+        name: of the data set; `saat data list` shows all.
+        root: its folder or file, where it is not embedded.
+        image_size: height and width of the images, in pixels; 0 for the set's own.
+        crop_border: pixels cut off each side before resizing.
+        train_size: images of the train split; 0 for all.
+        query_size: images of the query split; 0 for all.
+        database_size: images of the database; 0 for all.
+        train_in_database: whether train images are part of the database, where the set does not fix it.
+        split_seed: draws the splits; none takes the first images, in the order of the set.
+        download: let torchvision fetch its sets.
+    """
+
+    name: str = "fashion"
+    root: Path | None = None
+    image_size: int = 0
+    crop_border: int = 0
+    train_size: int = 0
+    query_size: int = 0
+    database_size: int = 0
+    train_in_database: bool = True
+    split_seed: int | None = 0
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("data.name", self.name, DATASETS)
+        for name in ("image_size", "crop_border", "train_size", "query_size", "database_size"):
+            check_at_least(f"data.{name}", getattr(self, name), 0)
+        if DATASETS[self.name].needs_root and self.root is None:
+            raise ArgumentError(f"`data.root` says where the images of data set {self.name} lie; got none")
+
+
+def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
+    """Read, select and decode the three splits. Each image is decoded once.
+
+    Raises:
+        DataError: the set cannot be read, or every image of a split is damaged.
+        ArgumentError: a split is larger than what there is.
+    """
+    collection = DATASETS[options.name].read(options.root or Path(), options.download)
+    rows = select_rows(
+        collection,
+        train_size=options.train_size,
+        query_size=options.query_size,
+        database_size=options.database_size,
+        train_in_database=options.train_in_database,
+        split_seed=options.split_seed,
+    )
+    everything = np.unique(np.concatenate(list(rows.values())))
+    size = options.image_size or collection.image_size
+    decoded = decode_rows(collection, everything, size=size, crop_border=options.crop_border, quiet=quiet)
+    if not len(decoded.rows):
+        raise DataError(f"at least one image can be decoded; all {len(everything)} failed, first {decoded.damaged[0]}")
+    splits = {name: gather_split(name, collection, chosen, decoded) for name, chosen in rows.items()}
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"each split has an image that can be decoded; {name} has none of {len(rows[name])}")
+    return Splits(
+        train=splits["train"],
+        query=splits["query"],
+        database=splits["database"],
+        class_names=collection.class_names,
+        damaged=decoded.damaged,
+    )

@@ -1,0 +1,41 @@
+"""A folder of images with one subfolder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from saat.data.collection import Collection, multi_hot
+from saat.errors import DataError, check_folder
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGE_SIZE = 224
+
+
+def read_folder(root: Path) -> Collection:
+    """Read `root/CLASS/**/IMAGE`; classes in alphabetical order, other files ignored.
+
+    Raises:
+        DataError: there is no such folder, no class, or a class without images.
+    """
+    check_folder("data.root", root)
+    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise DataError(f"`data.root` has one subfolder a class; found none in {root}")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, folder in enumerate(classes):
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found:
+            raise DataError(f"each class folder holds images ({', '.join(sorted(SUFFIXES))}); found none in {folder}")
+        paths += found
+        labels += [number] * len(found)
+    return Collection(
+        item_names=tuple(path.relative_to(root).as_posix() for path in paths),
+        labels=multi_hot(np.array(labels), len(classes)),
+        class_names=tuple(path.name for path in classes),
+        pools={"all": np.arange(len(paths))},
+        read=lambda row: paths[row].read_bytes(),
+        image_size=IMAGE_SIZE,
+    )

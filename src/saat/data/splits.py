@@ -1,0 +1,152 @@
+"""Splits: train, query and database, written down with checksums and checked for overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saat.data.collection import Collection
+from saat.data.decoding import Decoded
+from saat.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """The decoded images of one split.
+
+    Args:
+        name: `train`, `query` or `database`.
+        images: uint8 (N, 3, S, S), RGB.
+        labels: uint8 (N, C) multi-hot.
+        item_names: N paths or row names, for people.
+        digests: N content hashes of the decoded pixels: a PNG and a WebP copy of an image are the same.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    item_names: tuple[str, ...]
+    digests: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def checksum(self) -> str:
+        """Return a hash of all contents and labels, in order."""
+        digest = hashlib.sha256("".join(self.digests).encode())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a data set.
+
+    Args:
+        train: what models learn from; it may be part of the database.
+        query: what is searched for.
+        database: what is ranked.
+        class_names: C names.
+        damaged: "name: reason" of each image left out.
+    """
+
+    train: ImageSplit
+    query: ImageSplit
+    database: ImageSplit
+    class_names: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+    def overlap(self) -> int:
+        """Return the number of queries whose content is in the database too, whatever its name there."""
+        database = set(self.database.digests)
+        return sum(digest in database for digest in self.query.digests)
+
+    def chance_map(self) -> float:
+        """Return the MAP of a random ranking: the mean share of database items that share a label with the query."""
+        relevant = self.query.labels.float() @ self.database.labels.float().T > 0
+        return float(relevant.float().mean())
+
+    def manifest(self) -> dict[str, Any]:
+        """Return sizes, checksums, label statistics, overlap, chance MAP and damaged images, for JSON."""
+        splits = (self.train, self.query, self.database)
+        return {
+            "class_names": list(self.class_names),
+            "sizes": {split.name: len(split) for split in splits},
+            "checksums": {split.name: split.checksum() for split in splits},
+            "labels_per_image": {split.name: float(split.labels.sum(1).float().mean()) for split in splits},
+            "unlabeled": {split.name: int((split.labels.sum(1) == 0).sum()) for split in splits},
+            "class_counts": dict(zip(self.class_names, self.database.labels.sum(0).tolist(), strict=True)),
+            "overlap": self.overlap(),
+            "chance_map": self.chance_map(),
+            "damaged": list(self.damaged),
+        }
+
+
+def select_rows(
+    collection: Collection,
+    *,
+    train_size: int,
+    query_size: int,
+    database_size: int,
+    train_in_database: bool,
+    split_seed: int | None,
+) -> dict[str, NDArray[np.int64]]:
+    """Choose the rows of each split.
+
+    Args:
+        collection: names the pools.
+        train_size: 0 for all of the train pool (of a single pool: half of what the queries leave, at most 5,000).
+        query_size: 0 for all of the query pool (of a single pool: a tenth, at most 1,000).
+        database_size: 0 for all.
+        train_in_database: whether train rows are part of the database, where the set itself does not fix it.
+        split_seed: draws the rows; none takes the first ones, in the order of the set.
+
+    Raises:
+        ArgumentError: a split is larger than what there is, or would be empty.
+    """
+    generator = np.random.default_rng(split_seed) if split_seed is not None else None
+
+    def ordered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if generator is None else generator.permutation(rows)
+
+    def take(name: str, rows: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        if size < 0 or size > len(rows) or not len(rows):
+            raise ArgumentError(f"`{name}_size` is 0 (all) to {len(rows)}, what there is for {name}; got {size}")
+        return rows[:size] if size else rows
+
+    pools = collection.pools
+    if "all" in pools:
+        everything = ordered(pools["all"])
+        query = take("query", everything, query_size or min(1000, len(everything) // 10))
+        train_pool = everything[len(query) :]
+        train = take("train", train_pool, train_size or min(5000, len(train_pool) // 2))
+    else:
+        query = take("query", ordered(pools["query"]), query_size)
+        train_pool = ordered(pools["train"])
+        train = take("train", train_pool, train_size)
+    if "database" in pools:
+        database_pool = ordered(pools["database"])
+    else:
+        database_pool = train_pool if train_in_database else train_pool[len(train) :]
+    return {"train": train, "query": query, "database": take("database", database_pool, database_size)}
+
+
+def gather_split(name: str, collection: Collection, rows: NDArray[np.int64], decoded: Decoded) -> ImageSplit:
+    """Return the split of those `rows` that were decoded, in their order."""
+    places = np.searchsorted(decoded.rows, rows)
+    places = np.minimum(places, len(decoded.rows) - 1)
+    kept = decoded.rows[places] == rows
+    places, rows = places[kept], rows[kept]
+    return ImageSplit(
+        name=name,
+        images=decoded.images[torch.from_numpy(places)],
+        labels=torch.from_numpy(collection.labels[rows]),
+        item_names=tuple(collection.item_names[row] for row in rows),
+        digests=tuple(decoded.digests[place] for place in places),
+    )

@@ -1,0 +1,93 @@
+"""Parquet: a column `image` (struct with `bytes`, or binary) and `label` (int) or `labels` (list of int)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saat.data.collection import Collection
+from saat.data.image_list import read_class_names
+from saat.errors import DataError
+
+POOLS = {"train": "train", "test": "query", "query": "query", "validation": "query", "database": "database"}
+IMAGE_SIZE = 32
+ROW_GROUPS_KEPT = 4  # rows are decoded in ascending order, so few row groups are in use at a time
+
+
+def read_parquet(root: Path) -> Collection:
+    """Read every `*.parquet` in a folder, or one file. `train-...`, `test-...` and `database-...` name the pools.
+
+    Raises:
+        DataError: there is no such file, it is damaged, or a column is missing or of another type.
+    """
+    paths = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
+    if not paths or not paths[0].is_file():
+        raise DataError(f"`data.root` is a Parquet file or a folder of such files; found none at {root}")
+    try:
+        tables = [pq.ParquetFile(path) for path in paths]
+        label_lists = [_labels_of(table, path) for table, path in zip(tables, paths, strict=True)]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{root} cannot be read as Parquet: {error}") from error
+    groups = [(table, group) for table in tables for group in range(table.num_row_groups)]
+    ends = np.cumsum([table.metadata.row_group(group).num_rows for table, group in groups])
+    lock = Lock()
+
+    @lru_cache(ROW_GROUPS_KEPT)
+    def images_of(place: int) -> Any:
+        table, group = groups[place]
+        column = table.read_row_group(group, columns=["image"]).column("image").combine_chunks()
+        return column.field("bytes") if pa.types.is_struct(column.type) else column
+
+    def read(row: int) -> bytes:
+        place = int(np.searchsorted(ends, row, side="right"))
+        with lock:
+            content = images_of(place)[row - int(ends[place - 1] if place else 0)].as_py()
+        if content is None:
+            raise ValueError("no bytes in this row")
+        return bytes(content)
+
+    return _collect(root if root.is_dir() else root.parent, paths, label_lists, read)
+
+
+def _labels_of(table: Any, path: Path) -> list[list[int]]:
+    names = set(table.schema_arrow.names)
+    column = "label" if "label" in names else "labels"
+    if not {"image", column} <= names:
+        raise DataError(f"{path.name} has columns image and label (int) or labels (list of int); found {sorted(names)}")
+    values = table.read(columns=[column]).column(column).to_pylist()
+    rows = [[] if value is None else [value] if isinstance(value, int) else value for value in values]
+    wrong = next((row for row, value in enumerate(rows) if not all(isinstance(v, int) and v >= 0 for v in value)), None)
+    if wrong is not None:
+        raise DataError(f"column {column} of {path.name} holds class numbers from 0; found {values[wrong]!r}")
+    return rows
+
+
+def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]], read: Any) -> Collection:
+    flat = [classes for part in label_lists for classes in part]
+    if not flat:
+        raise DataError(f"`data.root` holds rows; found none in {folder}")
+    labels = np.zeros((len(flat), 1 + max((max(classes, default=0) for classes in flat), default=0)), dtype=np.uint8)
+    for row, classes in enumerate(flat):
+        labels[row, classes] = 1
+    starts = np.cumsum([0] + [len(part) for part in label_lists])
+    parts: dict[str, list[Any]] = {}
+    for number, path in enumerate(paths):
+        pool = POOLS.get(path.stem.split("-")[0].split("_")[0], "all")
+        parts.setdefault(pool, []).append(np.arange(starts[number], starts[number + 1]))
+    if not {"train", "query"} <= parts.keys():
+        parts = {"all": [np.arange(len(flat))]}
+    names = [f"{path.name}#{row}" for path, part in zip(paths, label_lists, strict=True) for row in range(len(part))]
+    return Collection(
+        item_names=tuple(names),
+        labels=labels,
+        class_names=read_class_names(folder, labels.shape[1]),
+        pools={pool: np.concatenate(rows) for pool, rows in parts.items()},
+        read=read,
+        image_size=IMAGE_SIZE,
+    )
