@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -18,6 +19,36 @@ from saat.errors import ArgumentError, check_at_least, check_choice
 
 Item = TypeVar("Item")
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run; every recipe has these.
+
+    Args:
+        seed: of everything random but the splits.
+        device: auto (CUDA if there is one), cpu, cuda or cuda:N.
+        precision: float32, bfloat16 (mixed), or auto: bfloat16 where it is faster. Codes are taken in float32.
+        threads: CPU threads; 0 for every core.
+        quiet: no progress bars and no tables.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    quiet: bool = False
+
+    def start(self) -> torch.device:
+        """Set threads and the global seed, and return the device.
+
+        Raises:
+            ArgumentError: an option is out of range.
+        """
+        check_choice("precision", self.precision, PRECISIONS)
+        set_threads(self.threads)
+        torch.manual_seed(derive_seed(self.seed, "start"))
+        return choose_device(self.device)
 
 
 def derive_seed(*parts: int | str) -> int:

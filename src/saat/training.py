@@ -116,7 +116,7 @@ def fit(
         SaatError: the loss is no longer finite.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=options.learning_rate,
@@ -157,7 +157,7 @@ def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer,
     if not bool(torch.isfinite(output.loss)):
         raise SaatError(f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`")
     optimizer.zero_grad(set_to_none=True)
-    output.loss.backward()
+    torch.autograd.backward(output.loss)
     optimizer.step()
     return output.parts
 

@@ -54,7 +54,10 @@ class HashingLoss(Protocol):
 class Goal(Protocol):
     """Where an attack sends the code: away from something (untargeted) or toward something (targeted)."""
 
-    targeted: bool
+    @property
+    def targeted(self) -> bool:
+        """Whether the goal is to come near to something."""
+        ...
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of this batch: images (B, 3, H, W) in [0, 1], labels (B, C)."""

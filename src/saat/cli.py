@@ -1,0 +1,137 @@
+"""The command line: parse, call a recipe, print."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# OpenMP threads that spin while the other cores are busy slow everything down; torch reads this when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jsonargparse
+import yaml
+
+from saat import __version__
+from saat.errors import SaatError
+from saat.recipes import attack, data, demo, evaluate, harden, report, train
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, what it calls, and its published settings."""
+
+    config: type[Any]
+    run: Callable[[Any], object]
+    presets: Mapping[str, dict[str, Any]]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command(demo.DemoConfig, demo.demo, {}),
+    "train": Command(train.TrainConfig, train.train, train.PRESETS),
+    "attack": Command(attack.AttackConfig, attack.attack, attack.PRESETS),
+    "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS),
+    "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}),
+    "report": Command(report.ReportConfig, report.report, {}),
+    "data list": Command(data.ListConfig, data.list_datasets, {}),
+    "data describe": Command(data.DescribeConfig, data.describe, {}),
+}
+
+
+class FractionLoader(yaml.SafeLoader):
+    """YAML 1.1 in which 8/255 is a number, here and on the command line."""
+
+
+FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
+FractionLoader.add_implicit_resolver("!fraction", FRACTION, list("0123456789"))
+FractionLoader.add_constructor("!fraction", lambda _, node: _divide(str(node.value)))
+
+
+def _divide(text: str) -> float:
+    above, below = map(float, text.split("/"))
+    if below == 0:
+        raise yaml.YAMLError(f"{text} divides by zero")
+    return above / below
+
+
+def load_yaml(stream: str) -> Any:
+    """Parse YAML with fractions; what `--config` files and option values go through."""
+    return yaml.load(stream, FractionLoader)
+
+
+def make_parser(preset: str | None, words: str) -> jsonargparse.ArgumentParser:
+    """Return the parser of one command, its defaults moved to those of `preset`, if given."""
+    command = COMMANDS[words]
+    parser = jsonargparse.ArgumentParser(
+        prog=f"saat {words}", description=(command.config.__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
+    if command.presets:
+        names = ", ".join(command.presets)
+        parser.add_argument(
+            "--preset", choices=list(command.presets), help=f"Published settings to start from: {names}."
+        )
+    parser.add_class_arguments(command.config, as_group=False)
+    if preset is not None and preset in command.presets:
+        parser.set_defaults(_flat(command.presets[preset]))
+    return parser
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _preset_of(arguments: Sequence[str]) -> str | None:
+    for place, argument in enumerate(arguments):
+        if argument == "--preset" and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith("--preset="):
+            return argument.removeprefix("--preset=")
+    return None
+
+
+def usage() -> str:
+    """Return the overview that `saat --help` prints."""
+    lines = [f"saat {__version__}: image retrieval by deep hashing that an adversary cannot easily fool", ""]
+    for words, command in COMMANDS.items():
+        lines.append(f"  saat {words:<15} {(command.config.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "  saat COMMAND --help shows the options of a command.", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after printing an error that a user can mend."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "--version"):
+        print(__version__ if given[:1] == ["--version"] else usage())
+        return 0
+    words = " ".join(given[:2]) if given[0] == "data" else given[0]
+    if words not in COMMANDS:
+        print(f"saat: no command {words!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    jsonargparse.set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+    rest = given[len(words.split()) :]
+    parser = make_parser(_preset_of(rest), words)
+    try:
+        options = parser.parse_args(rest)
+        config = parser.instantiate_classes(options)
+        fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
+        COMMANDS[words].run(COMMANDS[words].config(**fields))
+    except SaatError as error:
+        print(f"saat {words}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"saat {words}: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

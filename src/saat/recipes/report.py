@@ -1,0 +1,34 @@
+"""One page from one or more attack runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from saat.errors import ArgumentError
+from saat.evaluation.report import write_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write report.html, report.json and report.md from one or more folders that `saat attack` wrote.
+
+    Args:
+        runs: folders of attack runs on the same data.
+        names: what the page calls them; their folder names when left out.
+        out: folder of the report.
+    """
+
+    runs: list[Path]
+    out: Path
+    names: list[str] | None = None
+
+
+def report(config: ReportConfig) -> Path:
+    """Write the report and return the path of its page."""
+    names = config.names or [path.name for path in config.runs]
+    if not config.runs or len(names) != len(config.runs) or len(set(names)) != len(names):
+        raise ArgumentError(f"`names` has one distinct name a run; got {names} for {len(config.runs)} runs")
+    page = write_report(list(zip(names, config.runs, strict=True)), config.out)
+    print(f"report: {page}")
+    return page

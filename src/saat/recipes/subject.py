@@ -1,0 +1,81 @@
+"""The subject of a measurement: a model with its data, from a checkpoint or from the user's own factory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saat.data.catalog import DataOptions, load_splits
+from saat.data.splits import Splits
+from saat.errors import ArgumentError, DataError
+from saat.models.checkpoint import load_checkpoint
+from saat.models.hash_model import HashModel, import_model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the data it is measured on.
+
+    Args:
+        model: in eval mode, on its device.
+        splits: decoded.
+        data: the options the splits came from.
+        about: what reports say of the model.
+    """
+
+    model: HashModel
+    splits: Splits
+    data: DataOptions
+    about: dict[str, Any]
+
+
+def load_subject(
+    checkpoint: Path | None, model: str | None, data: DataOptions | None, *, device: torch.device, quiet: bool
+) -> Subject:
+    """Load a checkpoint with the data of its card, or a model of the user's own with the data given.
+
+    Args:
+        checkpoint: folder of a checkpoint.
+        model: `package.module:factory`; alone, or with the checkpoint of such a model.
+        data: other data than that of the card; needed without a checkpoint.
+        device: where the model goes.
+        quiet: show no bars.
+
+    Raises:
+        ArgumentError: neither checkpoint nor model is given.
+        DataError: the data of the card has changed since.
+    """
+    if checkpoint is None:
+        if model is None:
+            raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
+        options = data or DataOptions()
+        splits = load_splits(options, quiet=quiet)
+        own = import_model(model, image_size=splits.query.images.shape[-1])
+        about = {"checkpoint": None, "backbone": model, "code_length": own.code_length, "defense": None}
+        return Subject(own.to(device).eval(), splits, options, about)
+    hash_model, card = load_checkpoint(checkpoint, model_factory=model)
+    options = data or data_options(card.data)
+    splits = load_splits(options, quiet=quiet)
+    if data is None and splits.manifest()["checksums"] != card.manifest["checksums"]:
+        raise DataError(f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ")
+    about = {
+        "checkpoint": str(checkpoint),
+        "backbone": card.backbone,
+        "weights": card.weights,
+        "code_length": card.code_length,
+        "loss": card.loss,
+        "defense": card.defense,
+        "parent": card.parent,
+        "train_seconds": card.training["seconds"],
+        "epochs": card.training["fit"]["epochs"],
+    }
+    return Subject(hash_model.to(device), splits, options, about)
+
+
+def data_options(values: dict[str, Any]) -> DataOptions:
+    """Return the data options that a card holds."""
+    root = values.get("root")
+    return DataOptions(**(values | {"root": Path(root) if root else None}))

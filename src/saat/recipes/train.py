@@ -1,0 +1,122 @@
+"""Train a hashing model: data set -> checkpoint."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saat import __version__
+from saat.data.catalog import DataOptions, load_splits
+from saat.data.splits import Splits
+from saat.errors import check_choice, check_code_length
+from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.hamming import sign_codes
+from saat.losses.catalog import LOSSES, build_loss
+from saat.models.checkpoint import Card, save_checkpoint
+from saat.models.hash_model import HashModel, build_model, encode_logits, import_model
+from saat.recipes.tables import print_metrics
+from saat.runtime import RunOptions, write_text
+from saat.training import FitOptions, HashingStep, fit
+
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "paper": {"loss": "dph", "fit": {"epochs": 12, "batch_size": 32, "schedule": "multistep", "augment": False}},
+}
+"""Published settings: start from these; options given beside them win."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunOptions):
+    """Train a hashing model and write a checkpoint. Started again after a stop, it resumes.
+
+    Args:
+        out: folder of the checkpoint.
+        data: which images.
+        backbone: of the model, such as resnet20 (for 32 x 32), alexnet, vgg16_bn, resnet18, resnet50.
+        weights: of the backbone: auto, random, imagenet or the path of a state file.
+        model: instead of a backbone, your own: package.module:factory, a module from images in [0, 1] to K logits.
+        code_length: bits of a code, a multiple of 8; your own model fixes it itself.
+        loss: the hashing loss, dph or csq.
+        fit: how to train.
+    """
+
+    out: Path
+    data: DataOptions = field(default_factory=DataOptions)
+    backbone: str = "resnet20"
+    weights: str = "auto"
+    model: str | None = None
+    code_length: int = 32
+    loss: str = "dph"
+    fit: FitOptions = field(default_factory=FitOptions)
+
+    def __post_init__(self) -> None:
+        check_code_length(self.code_length)
+        check_choice("loss", self.loss, LOSSES)
+
+
+def train(config: TrainConfig) -> Card:
+    """Train by `config`; write weights, card, splits and log to `config.out`, and return the card."""
+    device = config.start()
+    splits = load_splits(config.data, quiet=config.quiet)
+    image_size = splits.train.images.shape[-1]
+    if config.model is None:
+        model, weights = build_model(config.backbone, code_length=config.code_length, weights=config.weights)
+    else:
+        model, weights = import_model(config.model, image_size=image_size), "own"
+    model = model.to(device)
+    loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
+    run = identity(config)
+    manifest = splits.manifest()
+    write_text(config.out / "splits.json", json.dumps(manifest, indent=2) + "\n")
+    history = fit(
+        model,
+        HashingStep(loss, precision=config.precision),
+        splits.train,
+        config.fit,
+        folder=config.out,
+        run=run,
+        seed=config.seed,
+        quiet=config.quiet,
+    )
+    metrics = measure(model, splits, quiet=config.quiet)
+    card = Card(
+        backbone=config.model or config.backbone,
+        weights=weights,
+        code_length=model.code_length,
+        image_size=image_size,
+        loss=config.loss,
+        data=run["data"],
+        manifest=manifest,
+        training={"seed": config.seed, "fit": run["fit"], "seconds": sum(row["seconds"] for row in history)},
+        metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
+        versions=versions(),
+    )
+    save_checkpoint(config.out, model, card)
+    if not config.quiet:
+        print_metrics({str(config.out): metrics})
+    return card
+
+
+def identity(config: TrainConfig | Any) -> dict[str, Any]:
+    """Return the options that make a run what it is, JSON-able: all but where and how loudly it runs."""
+    options = {key: value for key, value in asdict(config).items() if key not in ("out", "threads", "quiet", "device")}
+    return dict(json.loads(json.dumps(options, default=str)))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result rests on."""
+    return {"saat": __version__, "python": platform.python_version(), "torch": torch.__version__}
+
+
+def measure(model: HashModel, splits: Splits, *, quiet: bool) -> RetrievalMetrics:
+    """Encode queries and database in float32, and measure the retrieval."""
+    query, database = (
+        sign_codes(encode_logits(model, split.images, label=f"encode {split.name}", quiet=quiet))
+        for split in (splits.query, splits.database)
+    )
+    return evaluate_retrieval(query, splits.query.labels, database, splits.database.labels)
