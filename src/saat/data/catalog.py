@@ -106,7 +106,7 @@ def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
     everything = np.unique(np.concatenate(list(rows.values())))
     size = options.image_size or collection.image_size
     decoded = decode_rows(collection, everything, size=size, crop_border=options.crop_border, quiet=quiet)
-    if not len(decoded.rows):
+    if len(decoded.damaged) == len(everything):
         raise DataError(f"at least one image can be decoded; all {len(everything)} failed, first {decoded.damaged[0]}")
     splits = {name: gather_split(name, collection, chosen, decoded) for name, chosen in rows.items()}
     for name, split in splits.items():

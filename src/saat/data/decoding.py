@@ -4,54 +4,78 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saat.data.collection import Collection, Content
+from saat.errors import DataError
 from saat.runtime import available_cores, progress
 
 MAX_PIXELS = 40_000_000  # checked before decoding, so that a decompression bomb costs nothing
+MAX_MEMORY = 2 * 1024**3  # bytes of pixels; more lie in a temporary file
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Decoded images of a collection.
+    """Images of a collection after decoding.
 
     Args:
-        images: uint8 (N, 3, S, S).
+        images: uint8 (N, 3, S, S); those of damaged images mean nothing.
         rows: int64 (N,), ascending: their rows in the collection.
-        digests: N content hashes of the decoded pixels, before any resizing.
+        digests: N content hashes of the decoded pixels, before any cutting or resizing; empty for a damaged image.
         damaged: "name: reason" of each image left out.
     """
 
-    images: Tensor
+    images: NDArray[np.uint8]
     rows: NDArray[np.int64]
     digests: tuple[str, ...]
     damaged: tuple[str, ...]
 
 
+def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return an array for pixels, its values undefined; above 2 GB it lies in a temporary file that goes with it."""
+    if math.prod(shape) <= MAX_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:  # the map keeps the file alive after this
+        return np.memmap(file, np.uint8, mode="w+", shape=shape)
+
+
 def open_image(content: Content) -> Image.Image:
-    """Return an upright RGB image.
+    """Return an upright RGB image, the first frame of an animated one.
 
     Raises:
-        OSError, ValueError, SyntaxError: the content is damaged, too large, or no image.
+        DataError: the content is damaged, too large, or no image.
     """
     if not isinstance(content, bytes):
         return Image.fromarray(content)
-    image: Image.Image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("P", "LA", "PA"):
-        image = image.convert("RGBA")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+        image.load()
+        return as_rgb(ImageOps.exif_transpose(image))
+    except DataError:
+        raise
+    except UnidentifiedImageError:  # its own text holds a memory address, another one in each run
+        raise DataError("not an image" if content else "empty") from None
+    except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, EOFError, ...
+        raise DataError(str(error) or type(error).__name__) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in RGB: what is transparent over white, 16-bit gray by its upper byte."""
+    if image.mode.startswith("I"):  # plain conversion would clip all above 255 to white
+        return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
 
@@ -59,12 +83,12 @@ def resize_image(image: Image.Image, *, size: int, crop_border: int) -> Image.Im
     """Cut `crop_border` pixels off each side, then resize to `size` x `size`, aspect ratio given up, nothing cut.
 
     Raises:
-        ValueError: nothing is left after cutting.
+        DataError: nothing is left after cutting.
     """
     if crop_border:
         width, height = image.width - 2 * crop_border, image.height - 2 * crop_border
         if width < 1 or height < 1:
-            raise ValueError(f"{image.width} x {image.height} pixels, nothing left after crop_border {crop_border}")
+            raise DataError(f"{image.width} x {image.height} pixels, nothing left after crop_border {crop_border}")
         image = image.crop((crop_border, crop_border, crop_border + width, crop_border + height))
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
 
@@ -82,7 +106,7 @@ def decode_rows(
         quiet: show no bar.
     """
     rows = np.sort(np.asarray(rows, dtype=np.int64))
-    images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
+    images = allocate((len(rows), 3, size, size))
 
     def decode(place: int) -> tuple[str, str]:
         row = int(rows[place])
@@ -90,17 +114,18 @@ def decode_rows(
             image = open_image(collection.read(row))
             digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()[:32]
             images[place] = np.asarray(resize_image(image, size=size, crop_border=crop_border)).transpose(2, 0, 1)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except FileNotFoundError:
+            return "", f"{collection.item_names[row]}: file not found"
+        except (DataError, OSError) as error:
             return "", f"{collection.item_names[row]}: {error}"
         return digest, ""
 
     with ThreadPoolExecutor(available_cores()) as pool:
         decoded = pool.map(decode, range(len(rows)))
         results = list(progress(decoded, "decode", unit="image", quiet=quiet, total=len(rows)))
-    kept = np.array([not reason for _, reason in results], dtype=bool)
     return Decoded(
-        images=torch.from_numpy(images if kept.all() else images[kept]),
-        rows=rows[kept],
-        digests=tuple(digest for digest, reason in results if not reason),
+        images=images,
+        rows=rows,
+        digests=tuple(digest for digest, _ in results),
         damaged=tuple(reason for _, reason in results if reason),
     )

@@ -15,7 +15,7 @@ IMAGE_SIZE = 224
 
 
 def read_image_list(root: Path) -> Collection:
-    """Read the three lists in `root`: one path a line, relative to `root`; one row of 0 and 1 a line.
+    """Read the three lists in `root`: one path a line, relative to `root` or `root/images`; one row of 0 and 1 a line.
 
     An image in two lists, as train images in the database, is one item. `class_names.txt`, a name a line, is optional.
 
@@ -24,10 +24,11 @@ def read_image_list(root: Path) -> Collection:
     """
     check_folder("data.root", root)
     row_of: dict[str, int] = {}
-    labels: list[NDArray[np.uint8]] = []
+    labels: list[str] = []
     pools: dict[str, NDArray[np.int64]] = {}
     for prefix, pool in POOLS.items():
-        names, rows = _read_names(root, f"{prefix}_img.txt"), _read_labels(root / f"{prefix}_label.txt")
+        names = _read_names(root, f"{prefix}_img.txt")
+        rows = _read_labels(root / f"{prefix}_label.txt", len(labels[0]) if labels else 0)
         if len(names) != len(rows):
             found = f"{len(names)} images and {len(rows)} rows of labels"
             raise DataError(f"{prefix}_img.txt and {prefix}_label.txt have as many lines; found {found} in {root}")
@@ -35,43 +36,51 @@ def read_image_list(root: Path) -> Collection:
             if name not in row_of:
                 row_of[name] = len(labels)
                 labels.append(row)
-            elif not np.array_equal(labels[row_of[name]], row):
+            elif labels[row_of[name]] != row:
                 raise DataError(f"an image has the same labels in each list; {name} in {prefix}_label.txt has not")
         pools[pool] = np.array([row_of[name] for name in names], dtype=np.int64)
-    item_names = tuple(row_of)
-    widths = {len(row) for row in labels}
-    if len(widths) != 1:
-        raise DataError(f"all rows of labels have one width; found {sorted(widths)} in {root}")
+    item_names, count = tuple(row_of), len(labels[0])
+    class_names = read_class_names(root) or numbered_classes(count)
+    if len(class_names) != count:
+        raise DataError(f"class_names.txt has a name a class, {count} lines; found {len(class_names)} in {root}")
+
+    def read(row: int) -> bytes:
+        path = root / item_names[row]
+        return (path if path.is_file() else root / "images" / item_names[row]).read_bytes()
+
     return Collection(
         item_names=item_names,
-        labels=np.stack(labels),
-        class_names=read_class_names(root, widths.pop()),
+        labels=np.frombuffer("".join(labels).encode(), dtype=np.uint8).reshape(-1, count) - ord("0"),
+        class_names=class_names,
         pools=pools,
-        read=lambda row: (root / item_names[row]).read_bytes(),
+        read=read,
         image_size=IMAGE_SIZE,
     )
 
 
-def read_class_names(root: Path, count: int) -> tuple[str, ...]:
-    """Return the lines of `class_names.txt`, or `class 0`, `class 1`, ... where there is no such file.
+def read_class_names(root: Path) -> tuple[str, ...]:
+    """Return the lines of `class_names.txt`, none where there is no such file."""
+    if not (root / "class_names.txt").is_file():
+        return ()
+    return tuple(line.strip() for line in _read_lines(root / "class_names.txt") if line.strip())
 
-    Raises:
-        DataError: the file does not have `count` lines.
-    """
-    path = root / "class_names.txt"
-    if not path.is_file():
-        return tuple(f"class {number}" for number in range(count))
-    names = tuple(path.read_text(encoding="utf-8").split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
-    if len(names) != count:
-        raise DataError(f"{path} has a name a class, {count} lines; found {len(names)}")
-    return names
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Return `class 0`, `class 1`, ... for classes that nobody named."""
+    return tuple(f"class {number}" for number in range(count))
 
 
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"an image-list folder has {path.name}; found none in {path.parent}")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is text in UTF-8; found {error.reason} at byte {error.start}") from error
+    lines = text.rstrip().split("\n")  # not splitlines, which splits at characters that names may hold
+    if lines == [""]:
+        raise DataError(f"{path.name} holds a line an image; found none in {path.parent}")
+    return lines
 
 
 def _read_names(root: Path, file_name: str) -> list[str]:
@@ -84,11 +93,17 @@ def _read_names(root: Path, file_name: str) -> list[str]:
     return names
 
 
-def _read_labels(path: Path) -> list[NDArray[np.uint8]]:
-    rows = []
+def _read_labels(path: Path, width: int) -> list[str]:
+    """Return the rows as strings of 0 and 1, each as long as `width`, or as the first where that is 0."""
+    rows: list[str] = []
     for number, line in enumerate(_read_lines(path), 1):
         values = line.split()
         if not values or not set(values) <= {"0", "1"}:
             raise DataError(f"{path.name} holds a row of 0 and 1 on each line; found {line[:40]!r} in line {number}")
-        rows.append(np.array(values, dtype=np.uint8))
+        width = width or len(values)
+        if len(values) != width:
+            raise DataError(
+                f"rows of labels have one width, {width}; found {len(values)} in {path.name}, line {number}"
+            )
+        rows.append("".join(values))
     return rows

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saat.data.splits import ImageSplit
+from saat.errors import ArgumentError, check_at_least
 from saat.types import Batch
 
 
@@ -28,7 +29,13 @@ def batches(
         device: where the batches go.
         generator: on the CPU; shuffles and augments. Without it, images come in order.
         augment: random crop after padding by an eighth, and horizontal flip, for each image; needs `generator`.
+
+    Raises:
+        ArgumentError: `batch_size` is below 1, or `augment` comes without a generator; when the first batch is asked.
     """
+    check_at_least("batch_size", batch_size, 1)
+    if augment and generator is None:
+        raise ArgumentError("`augment` needs a generator to draw from; got generator None")
     rows = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
     for part in torch.split(rows, batch_size):
         images = split.images[part]

@@ -19,23 +19,28 @@ def read_scenes(seed: int = 0) -> Collection:
 
     Scenes of a split use the garments of that split of `fashion` only. A scene depends on `seed` and its row alone.
     """
-    names, labels, recipes = [], [], []
-    for split, size in SIZES.items():
-        garments = read_garments(split)
-        for number in range(size):
-            generator = np.random.default_rng([seed, list(SIZES).index(split), number])
-            chosen = generator.choice(len(garments), size=generator.integers(1, 4), replace=False)
-            names.append(f"{split} scene {number}")
-            labels.append(np.bincount(chosen % 10, minlength=10).clip(max=1).astype(np.uint8))
-            recipes.append((generator, garments[chosen]))
-    scenes = [draw_scene(garments, generator) for generator, garments in recipes]
+    garments = {split: read_garments(split) for split in SIZES}
+    scenes = [(split, number) for split, size in SIZES.items() for number in range(size)]
+
+    def choose(row: int) -> tuple[NDArray[np.int64], np.random.Generator]:
+        split, number = scenes[row]
+        generator = np.random.default_rng([seed, list(SIZES).index(split), number])
+        return generator.choice(len(garments[split]), size=generator.integers(1, 4), replace=False), generator
+
+    def read(row: int) -> NDArray[np.uint8]:
+        chosen, generator = choose(row)
+        return draw_scene(garments[scenes[row][0]][chosen], generator)
+
+    labels = np.zeros((len(scenes), len(CLASS_NAMES)), dtype=np.uint8)
+    for row in range(len(scenes)):
+        labels[row, choose(row)[0] % len(CLASS_NAMES)] = 1
     train, database = SIZES["train"], SIZES["train"] + SIZES["database"]
     return Collection(
-        item_names=tuple(names),
-        labels=np.stack(labels),
+        item_names=tuple(f"{split} scene {number}" for split, number in scenes),
+        labels=labels,
         class_names=CLASS_NAMES,
-        pools={"train": np.arange(train), "database": np.arange(database), "query": np.arange(database, len(names))},
-        read=lambda row: scenes[row],
+        pools={"train": np.arange(train), "database": np.arange(database), "query": np.arange(database, len(scenes))},
+        read=read,
         image_size=IMAGE_SIZE,
     )
 

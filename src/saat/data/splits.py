@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saat.data.collection import Collection
-from saat.data.decoding import Decoded
+from saat.data.decoding import Decoded, allocate
 from saat.errors import ArgumentError
 
 
@@ -68,9 +68,15 @@ class Splits:
         return sum(digest in database for digest in self.query.digests)
 
     def chance_map(self) -> float:
-        """Return the MAP of a random ranking: the mean share of database items that share a label with the query."""
-        relevant = self.query.labels.float() @ self.database.labels.float().T > 0
-        return float(relevant.float().mean())
+        """Return the MAP of a random ranking: the mean share of database items that share a label with the query.
+
+        Counted over distinct label sets, of which there are few: 10,000 queries by 45,000 items would fill the memory.
+        """
+        queries, query_counts = torch.unique(self.query.labels, dim=0, return_counts=True)
+        items, item_counts = torch.unique(self.database.labels, dim=0, return_counts=True)
+        relevant = queries.float() @ items.float().T > 0
+        pairs = query_counts.double() @ (relevant.double() @ item_counts.double())
+        return float(pairs / (len(self.query) * len(self.database)))
 
     def manifest(self) -> dict[str, Any]:
         """Return sizes, checksums, label statistics, overlap, chance MAP and damaged images, for JSON."""
@@ -116,16 +122,19 @@ def select_rows(
         return rows if generator is None else generator.permutation(rows)
 
     def take(name: str, rows: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        if size < 0 or size > len(rows) or not len(rows):
-            raise ArgumentError(f"`{name}_size` is 0 (all) to {len(rows)}, what there is for {name}; got {size}")
+        if not len(rows):
+            left = "see `data.query_size`, `data.train_size` and `data.train_in_database`"
+            raise ArgumentError(f"each split has an image; the others leave none for {name} ({left})")
+        if size < 0 or size > len(rows):
+            raise ArgumentError(f"`data.{name}_size` is 0 (all) to {len(rows)}, what there is for {name}; got {size}")
         return rows[:size] if size else rows
 
     pools = collection.pools
     if "all" in pools:
         everything = ordered(pools["all"])
-        query = take("query", everything, query_size or min(1000, len(everything) // 10))
+        query = take("query", everything, query_size or max(1, min(1000, len(everything) // 10)))
         train_pool = everything[len(query) :]
-        train = take("train", train_pool, train_size or min(5000, len(train_pool) // 2))
+        train = take("train", train_pool, train_size or max(1, min(5000, len(train_pool) // 2)))
     else:
         query = take("query", ordered(pools["query"]), query_size)
         train_pool = ordered(pools["train"])
@@ -140,12 +149,13 @@ def select_rows(
 def gather_split(name: str, collection: Collection, rows: NDArray[np.int64], decoded: Decoded) -> ImageSplit:
     """Return the split of those `rows` that were decoded, in their order."""
     places = np.searchsorted(decoded.rows, rows)
-    places = np.minimum(places, len(decoded.rows) - 1)
-    kept = decoded.rows[places] == rows
+    kept = np.array([bool(decoded.digests[place]) for place in places], dtype=bool)
     places, rows = places[kept], rows[kept]
+    images = allocate((len(places), *decoded.images.shape[1:]))
+    np.take(decoded.images, places, axis=0, out=images, mode="clip")  # the default mode would buffer a whole copy
     return ImageSplit(
         name=name,
-        images=decoded.images[torch.from_numpy(places)],
+        images=torch.from_numpy(images),
         labels=torch.from_numpy(collection.labels[rows]),
         item_names=tuple(collection.item_names[row] for row in rows),
         digests=tuple(decoded.digests[place] for place in places),

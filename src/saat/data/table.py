@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saat.data.collection import Collection
-from saat.data.image_list import read_class_names
+from saat.data.image_list import numbered_classes, read_class_names
 from saat.errors import DataError
 
 POOLS = {"train": "train", "test": "query", "query": "query", "validation": "query", "database": "database"}
@@ -21,7 +21,10 @@ ROW_GROUPS_KEPT = 4  # rows are decoded in ascending order, so few row groups ar
 
 
 def read_parquet(root: Path) -> Collection:
-    """Read every `*.parquet` in a folder, or one file. `train-...`, `test-...` and `database-...` name the pools.
+    """Read every `*.parquet` in a folder, or one file; of the images, only the row groups that are wanted.
+
+    Files named `train-...`, `test-...` and `database-...` are those pools; without `train-`, train images come from the
+    database. Files of one kind make a single pool. A label that is null or negative is none, as on the hub.
 
     Raises:
         DataError: there is no such file, it is damaged, or a column is missing or of another type.
@@ -41,7 +44,10 @@ def read_parquet(root: Path) -> Collection:
     @lru_cache(ROW_GROUPS_KEPT)
     def images_of(place: int) -> Any:
         table, group = groups[place]
-        column = table.read_row_group(group, columns=["image"]).column("image").combine_chunks()
+        try:
+            column = table.read_row_group(group, columns=["image"]).column("image").combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"row group {group} is damaged: {error}") from error
         return column.field("bytes") if pa.types.is_struct(column.type) else column
 
     def read(row: int) -> bytes:
@@ -49,7 +55,7 @@ def read_parquet(root: Path) -> Collection:
         with lock:
             content = images_of(place)[row - int(ends[place - 1] if place else 0)].as_py()
         if content is None:
-            raise ValueError("no bytes in this row")
+            raise DataError("no bytes in this row")
         return bytes(content)
 
     return _collect(root if root.is_dir() else root.parent, paths, label_lists, read)
@@ -60,19 +66,28 @@ def _labels_of(table: Any, path: Path) -> list[list[int]]:
     column = "label" if "label" in names else "labels"
     if not {"image", column} <= names:
         raise DataError(f"{path.name} has columns image and label (int) or labels (list of int); found {sorted(names)}")
+    image_type, label_type = (table.schema_arrow.field(name).type for name in ("image", column))
+    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
+        image_type = image_type.field("bytes").type
+    if not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
+        raise DataError(f"column image of {path.name} holds bytes, or a struct with bytes; found {image_type}")
+    is_list = pa.types.is_list(label_type) or pa.types.is_large_list(label_type)
+    if not pa.types.is_integer(label_type.value_type if is_list else label_type):
+        raise DataError(f"column {column} of {path.name} holds class numbers from 0; found {label_type}")
     values = table.read(columns=[column]).column(column).to_pylist()
-    rows = [[] if value is None else [value] if isinstance(value, int) else value for value in values]
-    wrong = next((row for row, value in enumerate(rows) if not all(isinstance(v, int) and v >= 0 for v in value)), None)
-    if wrong is not None:
-        raise DataError(f"column {column} of {path.name} holds class numbers from 0; found {values[wrong]!r}")
-    return rows
+    rows = [(value or []) if is_list else [value] for value in values]
+    return [[number for number in row if number is not None and number >= 0] for row in rows]
 
 
 def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]], read: Any) -> Collection:
     flat = [classes for part in label_lists for classes in part]
     if not flat:
         raise DataError(f"`data.root` holds rows; found none in {folder}")
-    labels = np.zeros((len(flat), 1 + max((max(classes, default=0) for classes in flat), default=0)), dtype=np.uint8)
+    largest = max(max(classes, default=0) for classes in flat)
+    class_names = read_class_names(folder) or numbered_classes(largest + 1)
+    if largest >= len(class_names):
+        raise DataError(f"class_names.txt in {folder} names every class; found {len(class_names)} for label {largest}")
+    labels = np.zeros((len(flat), len(class_names)), dtype=np.uint8)
     for row, classes in enumerate(flat):
         labels[row, classes] = 1
     starts = np.cumsum([0] + [len(part) for part in label_lists])
@@ -80,13 +95,20 @@ def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]]
     for number, path in enumerate(paths):
         pool = POOLS.get(path.stem.split("-")[0].split("_")[0], "all")
         parts.setdefault(pool, []).append(np.arange(starts[number], starts[number + 1]))
-    if not {"train", "query"} <= parts.keys():
+    if len(parts) == 1:
         parts = {"all": [np.arange(len(flat))]}
+    elif "all" in parts or "query" not in parts:
+        found = ", ".join(path.name for path in paths[:8])
+        raise DataError(
+            f"either all files are named train-, test- or database-, with a test-, or none is; found {found}"
+        )
+    else:
+        parts.setdefault("train", parts.get("database", []))
     names = [f"{path.name}#{row}" for path, part in zip(paths, label_lists, strict=True) for row in range(len(part))]
     return Collection(
         item_names=tuple(names),
         labels=labels,
-        class_names=read_class_names(folder, labels.shape[1]),
+        class_names=class_names,
         pools={pool: np.concatenate(rows) for pool, rows in parts.items()},
         read=read,
         image_size=IMAGE_SIZE,

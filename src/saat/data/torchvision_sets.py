@@ -14,6 +14,11 @@ from saat.data.collection import Collection, multi_hot
 from saat.errors import DataError
 
 IMAGE_SIZE = 32
+FILES = {
+    "CIFAR10": "the folder cifar-10-batches-py",
+    "CIFAR100": "the folder cifar-100-python",
+    "FashionMNIST": "FashionMNIST/raw with the four idx files, unpacked",
+}
 
 
 def reader_of(class_name: str) -> Callable[[Path, bool], Collection]:
@@ -24,7 +29,7 @@ def reader_of(class_name: str) -> Callable[[Path, bool], Collection]:
         try:
             parts = [dataset(str(root), train=train, download=download) for train in (True, False)]
         except (RuntimeError, OSError) as error:  # not there, of another checksum, or no network
-            hint = f"put torchvision's files of {class_name} there, or set `data.download` where there is a network"
+            hint = f"put {FILES[class_name]} there, or set `data.download` where there is a network"
             raise DataError(f"`data.root` holds {class_name}; at {root}: {error}. To mend it, {hint}") from error
         return _collect(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,56 +60,73 @@ def write_examples(
     Args:
         folder: the run.
         queries: rows of the queries.
-        clean: float (Q, 3, S, S) in [0, 1].
-        adversarial: float (Q, 3, S, S) in [0, 1].
+        clean, adversarial: float (Q, 3, S, S) in [0, 1].
         database: uint8 (N, 3, S, S).
-        clean_codes: int8 (Q, K).
-        adversarial_codes: int8 (Q, K).
-        database_codes: int8 (N, K).
-        query_labels: (Q, C) multi-hot.
-        database_labels: (N, C) multi-hot.
+        clean_codes, adversarial_codes, database_codes: int8 (Q, K), (Q, K) and (N, K).
+        query_labels, database_labels: (Q, C) and (N, C) multi-hot.
         class_names: C names.
         factor: of the magnified perturbation.
         top: results shown, by distance, ties by ascending row.
     """
-
-    def results(code: Tensor, row: int) -> list[dict[str, Any]]:
-        distances = hamming_distances(code[None], database_codes)[0]
-        found = []
-        for item in torch.sort(distances, stable=True).indices[:top].tolist():
-            name = f"{FOLDER}/item_{item}.png"
-            _save(folder / name, database[item].float() / 255.0)
-            found.append(
-                {
-                    "item": item,
-                    "labels": _names(database_labels[item], class_names),
-                    "relevant": bool((database_labels[item].float() @ query_labels[row].float()) > 0),
-                    "distance": int(distances[item]),
-                    "image": name,
-                }
-            )
-        return found
-
-    examples = []
-    for number, row in enumerate(queries):
-        pictures = {
-            "clean": clean[row],
-            "adversarial": adversarial[row],
-            "perturbation": magnified(adversarial[row] - clean[row], factor),
+    find = partial(
+        _results,
+        folder,
+        database=database,
+        database_codes=database_codes,
+        database_labels=database_labels,
+        class_names=class_names,
+        top=top,
+    )
+    return [
+        {
+            "query": row,
+            "labels": _names(query_labels[row], class_names),
+            **_pictures(folder, number, clean[row], adversarial[row], factor),
+            "perturbation_factor": factor,
+            "clean_results": find(clean_codes[row], query_labels[row]),
+            "attacked_results": find(adversarial_codes[row], query_labels[row]),
         }
-        for name, picture in pictures.items():
-            _save(folder / f"{FOLDER}/{number}_{name}.png", picture)
-        examples.append(
+        for number, row in enumerate(queries)
+    ]
+
+
+def _pictures(folder: Path, number: int, clean: Tensor, adversarial: Tensor, factor: float) -> dict[str, str]:
+    """Write the three pictures of a query, and return where they lie."""
+    change = magnified(adversarial - clean, factor)
+    paths = {}
+    for name, picture in (("clean", clean), ("adversarial", adversarial), ("perturbation", change)):
+        paths[f"{name}_image"] = f"{FOLDER}/{number}_{name}.png"
+        _save(folder / paths[f"{name}_image"], picture)
+    return paths
+
+
+def _results(
+    folder: Path,
+    code: Tensor,
+    query_labels: Tensor,
+    *,
+    database: Tensor,
+    database_codes: Tensor,
+    database_labels: Tensor,
+    class_names: Sequence[str],
+    top: int,
+) -> list[dict[str, Any]]:
+    """Write the pictures of the `top` items nearest to a code (K,), and return what a report says of them."""
+    distances = hamming_distances(code[None], database_codes)[0]
+    found = []
+    for item in torch.sort(distances, stable=True).indices[:top].tolist():
+        name = f"{FOLDER}/item_{item}.png"
+        _save(folder / name, database[item].float() / 255.0)
+        found.append(
             {
-                "query": row,
-                "labels": _names(query_labels[row], class_names),
-                **{f"{name}_image": f"{FOLDER}/{number}_{name}.png" for name in pictures},
-                "perturbation_factor": factor,
-                "clean_results": results(clean_codes[row], row),
-                "attacked_results": results(adversarial_codes[row], row),
+                "item": item,
+                "labels": _names(database_labels[item], class_names),
+                "relevant": bool((database_labels[item].float() @ query_labels.float()) > 0),
+                "distance": int(distances[item]),
+                "image": name,
             }
         )
-    return examples
+    return found
 
 
 def _names(labels: Tensor, class_names: Sequence[str]) -> list[str]:

@@ -3,83 +3,212 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
+from PIL import Image
 
+from saat import __version__
 from saat.errors import ArgumentError, DataError
-from saat.evaluation.charts import distance_chart, precision_recall_chart
+from saat.evaluation.charts import COLORS, distance_chart, precision_recall_chart
 from saat.runtime import write_text
 
 Report = dict[str, Any]
+CHANCE = "chance_map"
+BUDGET = ("name", "goal", "objective", "targeted", "norm", "epsilon", "steps", "step_size", "restarts")
+PICTURE_SIDE = 192  # larger pictures are made smaller, so that a page of photographs stays a few megabytes
 
 
 def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
     """Return the reports of several runs under their names, with `chance_map` beside them.
 
     Args:
-        runs: (name, folder that `saat attack` wrote).
+        runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
 
     Raises:
         DataError: a folder has no readable report.
-        ArgumentError: the runs ranked other data, so that their numbers cannot stand side by side.
+        ArgumentError: names or number do not fit, or the runs ranked other data, so that their numbers cannot stand
+            side by side.
     """
-    reports: dict[str, Report] = {}
-    for name, folder in runs:
-        try:
-            reports[name] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"`runs` are folders that saat attack wrote; found no report.json in {folder}") from None
-        except ValueError as error:
-            raise DataError(f"{folder / 'report.json'} is damaged: {error}") from error
-    ranked = {
-        name: [report["data"]["checksums"][split] for split in ("query", "database")]
-        for name, report in reports.items()
-    }
-    first = next(iter(ranked))
-    for name, checksums in ranked.items():
-        if checksums != ranked[first]:
-            raise ArgumentError(f"`runs` have the same queries and database; those of {name} and {first} differ")
-    combined: Report = dict(reports)
-    combined["chance_map"] = reports[first]["chance_map"]
-    return combined
+    names = [name for name, _ in runs]
+    if not 1 <= len(runs) <= len(COLORS) or len(set(names)) < len(names) or CHANCE in names:
+        raise ArgumentError(f"`runs` are 1 to {len(COLORS)}, with distinct names other than {CHANCE}; got {names}")
+    reports = {name: _read_report(folder) for name, folder in runs}
+    first = names[0]
+    for name, report in reports.items():
+        for split in ("query", "database"):
+            if report["data"]["checksums"][split] != reports[first]["data"]["checksums"][split]:
+                raise ArgumentError(
+                    f"`runs` have the same queries and database; the {split} of {name} and {first} differ"
+                )
+    return {**reports, CHANCE: reports[first][CHANCE]}
 
 
-def surviving_share(report: Mapping[str, Any]) -> float:
-    """Return the share of the gap between chance and clean MAP that survives the attack; below 0, worse than chance.
+def _read_report(folder: Path) -> Report:
+    path = folder / "report.json"
+    try:
+        report: Report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"`runs` are folders that saat attack wrote; found no report.json in {folder}") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if "attack" not in report:
+        raise DataError(f"`runs` are folders that saat attack wrote; {path} tells of no attack")
+    return report
+
+
+def surviving_share(report: Mapping[str, Any]) -> float | None:
+    """Return the share of the gap between chance and clean MAP that survives the attack; None where there is no gap.
+
+    Below 0 the attacked ranking is worse than a random one.
 
     >>> surviving_share({"clean_map": 0.9, "attacked_map": 0.3, "chance_map": 0.1})
     0.25
     """
     gap = report["clean_map"] - report["chance_map"]
-    return round((report["attacked_map"] - report["chance_map"]) / gap, 4) if gap > 0 else 0.0
+    return round((report["attacked_map"] - report["chance_map"]) / gap, 4) if gap > 0 else None
 
 
-def verdict(report: Mapping[str, Any], name: str) -> str:
-    """Return what one model's numbers say, in a sentence."""
+def strength(attack: Mapping[str, Any]) -> str:
+    """Return the radius of an attack in words: n/255 a pixel for linf, a length for l2.
+
+    >>> strength({"norm": "linf", "epsilon": 8 / 255}), strength({"norm": "l2", "epsilon": 0.5})
+    ('8/255', '0.5 in l2')
+    """
+    return (
+        gray_levels(attack["epsilon"]) if attack["norm"] == "linf" else f"{attack['epsilon']:.3g} in {attack['norm']}"
+    )
+
+
+def gray_levels(value: float) -> str:
+    """Return a fraction of the pixel range as n/255.
+
+    >>> gray_levels(0.5 / 255)
+    '0.5/255'
+    """
+    return f"{value * 255:.3g}/255"
+
+
+def verdict(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the numbers say, in one sentence; of more than two models, it names the best and the worst."""
+    ranked = sorted(models, key=lambda name: -models[name]["attacked_map"])
+    told = list(models) if len(models) <= 2 else [ranked[0], ranked[-1]]
+    opening = "" if len(models) <= 2 else f"of {len(models)} models, these hold best and worst: "
+    strengths = {strength(models[name]["attack"]) for name in told}
+    attack = f"Under attack at {strengths.pop()}" if len(strengths) == 1 else "Under attack"
+    return f"{attack}, {opening}{'; '.join(_outcome(name, models[name]) for name in told)}."
+
+
+def _outcome(name: str, report: Mapping[str, Any]) -> str:
     clean, attacked, chance = (report[key] for key in ("clean_map", "attacked_map", "chance_map"))
-    epsilon = f"{report['attack']['epsilon'] * 255:.3g}/255"
-    if attacked <= chance:
-        outcome = f"falls to {attacked:.3f}, no better than the {chance:.3f} of a random ranking"
-    else:
-        outcome = (
-            f"falls to {attacked:.3f} and keeps {surviving_share(report):.0%} of its lead over chance ({chance:.3f})"
-        )
-    return f"Under attack at {epsilon}, the MAP of the {name} model {outcome}; clean it was {clean:.3f}."
+    share = surviving_share(report)
+    moves = "falls" if attacked < clean else "does not fall but goes"
+    change = f"the {name} model {moves} from {clean:.3f} to {attacked:.3f} MAP"
+    if share is None:
+        return f"{change}, and even its clean ranking is no better than chance ({chance:.3f})"
+    if round(share, 2) <= 0:
+        return f"{change}, no better than a random ranking ({chance:.3f})"
+    return f"{change} and keeps {share:.0%} of its lead over a random ranking ({chance:.3f})"
+
+
+def unequal_settings(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings of the attacks that differ, by model: numbers under unequal attacks do not compare models."""
+    found = {}
+    for setting in BUDGET:
+        values = {name: report["attack"][setting] for name, report in models.items()}
+        if len(set(values.values())) > 1:
+            found[setting] = values
+    return found
+
+
+def reproduce(report: Mapping[str, Any]) -> str | None:
+    """Return the command that makes an attack run again; None for a model that is not in a checkpoint.
+
+    >>> attack = {"goal": "mainstay", "objective": "margin", "targeted": False, "norm": "linf", "epsilon": 8 / 255}
+    >>> attack |= {"steps": 9, "step_size": 0.01, "restarts": 1, "seed": 0}
+    >>> reproduce({"name": "a", "model": {"checkpoint": "b c"}, "attack": attack}).partition(" --norm")[0]
+    "saat attack --checkpoint 'b c' --out runs/again --name a --goal mainstay --objective margin --targeted false"
+    """
+    checkpoint = report["model"]["checkpoint"]
+    if checkpoint is None:
+        return None
+    words = ["saat", "attack", "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
+    for setting in (*BUDGET[1:], "seed"):
+        value = report["attack"][setting]
+        words += [f"--{setting}", _option(value)]
+    return shlex.join(words)
+
+
+def _option(value: str | float | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and abs(value * 255 - round(value * 255)) < 1e-9:
+        return f"{round(value * 255)}/255"
+    return str(value)
+
+
+def match_examples(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the example queries of all models, each once, with what every model that shows it found."""
+    matched: dict[int, dict[str, Any]] = {}
+    for name, report in models.items():
+        for example in report["examples"]:
+            row = example["query"]
+            matched.setdefault(row, {"query": row, "labels": example["labels"], "shown": {}})
+            matched[row]["shown"][name] = example
+    return list(matched.values())
 
 
 def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
-    """Write `report.html` (self-contained), `report.json` and `report.md` to `out`; return the page's path.
+    """Write `report.html` (self-contained), `report.md` and `report.json` to `out`; return the page's path.
+
+    Args:
+        runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
+        out: a folder that is none of the runs' own.
 
     Raises:
-        DataError: a run has no readable report.
-        ArgumentError: the runs ranked other data.
+        DataError: a run has no readable report, or lacks a picture.
+        ArgumentError: `runs` do not go together, or `out` is one of them.
     """
     combined = combine_reports(runs)
+    folders = {name: folder.resolve() for name, folder in runs}
+    if out.resolve() in folders.values():
+        raise ArgumentError(
+            f"`out` is a folder other than those of the runs, whose report.json it would hide; got {out}"
+        )
     models = {name: combined[name] for name, _ in runs}
+    examples = match_examples(models)
+    values = {
+        "models": models,
+        "first": next(iter(models.values())),
+        "chance": combined[CHANCE],
+        "colors": dict(zip(models, COLORS, strict=False)),
+        "targeted": any("t_map_attacked" in report for report in models.values()),
+        "verdict": verdict(models),
+        "flags": [(name, flag) for name, report in models.items() for flag in report["flags"]],
+        "unequal": unequal_settings(models),
+        "examples": examples,
+        "factors": sorted({shown["perturbation_factor"] for query in examples for shown in query["shown"].values()}),
+        "precision_recall": precision_recall_chart(models),
+        "distances": {name: distance_chart(report) for name, report in models.items()},
+        "picture": lambda name, image: _data_uri(folders[name] / image),
+        "versions": f"saat {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+    }
+    environment = _environment()
+    pages = {name: environment.get_template(name).render(values) for name in ("report.html", "report.md")}
+    pages["report.json"] = json.dumps(combined, indent=2) + "\n"
+    for name, page in pages.items():
+        write_text(out / name, page)
+    return out / "report.html"
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("saat.evaluation"),
         autoescape=True,
@@ -87,49 +216,26 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["share"] = surviving_share
-    folders = dict(runs)
-    first = next(iter(models.values()))
-    values = {
-        "models": models,
-        "first": first,
-        "chance": combined["chance_map"],
-        "verdicts": [verdict(report, name) for name, report in models.items()],
-        "flags": [(name, flag) for name, report in models.items() for flag in report["flags"]],
-        "precision_recall": precision_recall_chart(models),
-        "distances": {name: distance_chart(report) for name, report in models.items()},
-        "picture": lambda name, image: _data_uri(folders[name] / image),
-    }
-    write_text(out / "report.html", environment.get_template("report.html").render(values))
-    write_text(out / "report.md", environment.from_string(MARKDOWN).render(values))
-    write_text(out / "report.json", json.dumps(combined, indent=2) + "\n")
-    return out / "report.html"
+    environment.filters.update(
+        share=surviving_share, strength=strength, gray_levels=gray_levels, reproduce=reproduce, cell=_cell
+    )
+    return environment
+
+
+def _cell(text: str) -> str:
+    """Keep a name from ending its cell in a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-MARKDOWN = """\
-{% for name, flag in flags %}
-**Unreliable** ({{ name }}): {{ flag.name }}: {{ flag.message }}
-
-{% endfor %}
-# Robustness report
-
-{% for verdict in verdicts %}
-{{ verdict }}
-
-{% endfor %}
-| model | clean MAP | attacked MAP | chance MAP | lead over chance that survives | distinct codes | bit entropy |
-|---|---:|---:|---:|---:|---:|---:|
-{% for name, report in models.items() %}
-| {{ name }} | {{ "%.3f" % report.clean_map }} | {{ "%.3f" % report.attacked_map }} | {{ "%.3f" % chance }} \
-| {{ "%.1f %%" % (100 * report|share) }} | {{ report.clean.distinct_codes }} | {{ "%.2f" % report.clean.bit_entropy }} |
-{% endfor %}
-
-Attack: {{ first.attack.name }}, goal {{ first.attack.goal }}, objective {{ first.attack.objective }}, \
-{{ first.attack.norm }}, epsilon {{ "%.3g" % (first.attack.epsilon * 255) }}/255, {{ first.attack.steps }} steps, \
-{{ first.attack.restarts }} restart(s), seed {{ first.attack.seed }}. Data: {{ first.data.name }}, \
-{{ first.data.sizes.query }} queries, {{ first.data.sizes.database }} items.
-"""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            if max(image.size) > PICTURE_SIDE:
+                image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+                smaller = io.BytesIO()
+                image.save(smaller, "PNG")
+                content = smaller.getvalue()
+    except OSError as error:
+        raise DataError(f"a picture of the report cannot be read: {path}: {error}") from error
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saat.evaluation.metrics import RetrievalMetrics
+from saat.evaluation.metrics import RetrievalMetrics, standard_error
 
-MIN_DISTINCT_CODES = 2
+MIN_CODES_PER_GROUP = 0.5  # distinct codes for each group of relevant items, 1 / relevant_share of them if even
 MIN_BIT_ENTROPY = 0.1  # mean over bits, in bits: below, nearly all bits are the same for nearly all items
 NOISE = 3.0  # standard errors
 SATURATED_LOGIT = 9.5  # beyond, tanh has an exactly zero float32 gradient
@@ -31,7 +31,9 @@ class Flag:
 
 def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
     """Flag a database that has fallen onto a few codes: a constant code scores chance under every attack."""
-    if clean.distinct_codes >= MIN_DISTINCT_CODES and clean.bit_entropy >= MIN_BIT_ENTROPY:
+    groups = 1.0 / clean.relevant_share if clean.relevant_share > 0 else 1.0
+    enough = max(2.0, MIN_CODES_PER_GROUP * groups)
+    if clean.distinct_codes >= enough and clean.bit_entropy >= MIN_BIT_ENTROPY:
         return None
     found = f"{clean.distinct_codes} distinct database codes, mean bit entropy {clean.bit_entropy:.3f}"
     return Flag("collapsed-codes", f"the model tells few images apart: {found}")
@@ -39,14 +41,14 @@ def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
 
 def clean_at_chance(clean: RetrievalMetrics) -> Flag | None:
     """Flag a clean MAP within noise of chance: there is nothing that an attack could take."""
-    margin = clean.map - clean.chance_map
-    if margin > NOISE * clean.map_standard_error:
+    lead = clean.average_precision - clean.chance_average_precision  # by query: chance differs between queries
+    if lead.mean().item() > NOISE * standard_error(lead):
         return None
     return Flag("clean-at-chance", f"clean MAP {clean.map:.4f} is within noise of chance {clean.chance_map:.4f}")
 
 
 def attacked_above_clean(clean: RetrievalMetrics, attacked: RetrievalMetrics) -> Flag | None:
-    """Flag an attack that helps: it does not work."""
+    """Flag an attack after which search works better: its optimization is broken, and it says nothing of robustness."""
     if attacked.map <= clean.map:
         return None
     return Flag("attacked-above-clean", f"attacked MAP {attacked.map:.4f} is above clean MAP {clean.map:.4f}")

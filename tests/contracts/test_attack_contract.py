@@ -1,0 +1,216 @@
+"""What every attack promises, over a table of attacks, objectives and goals. A new attack is one more row."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from saat.attacks.base import Attack, Probe
+from saat.attacks.goals import OBJECTIVES, MainstayGoal, OwnCodeGoal
+from saat.attacks.gradient import PAPER_SHARPNESS, PGD
+from saat.attacks.threat import ThreatModel
+from saat.codes.bank import CodeBank
+from saat.errors import ArgumentError, SaatError
+from saat.models.hash_model import HashModel
+from saat.types import Goal
+
+BATCH = 5
+THREATS = {"linf": ThreatModel("linf", 8 / 255), "l2": ThreatModel("l2", 1.0)}
+STEP_SIZES = {"linf": 2 / 255, "l2": 0.25}
+# name -> (options of PGD, passes through the model for each image)
+SEARCHES = {
+    "one step": ({"steps": 1, "random_start": False}, 2),
+    "ten steps": ({"steps": 10}, 11),
+    "from the clean image": ({"steps": 10, "random_start": False}, 11),
+    "restarts": ({"steps": 3, "restarts": 2}, 8),
+    "schedule": ({"steps": 10, "sharpness": PAPER_SHARPNESS}, 11),
+    "last iterate": ({"steps": 3, "keep_best": False}, 3),
+}
+GOALS: dict[str, Callable[..., Goal]] = {
+    "own": lambda bank, make: OwnCodeGoal(make),
+    "mainstay": lambda bank, make: MainstayGoal(bank, make),
+    "targeted mainstay": lambda bank, make: MainstayGoal(bank, make, targeted=True),
+}
+
+
+def tiny_model() -> HashModel:
+    """A net with batch statistics and dropout, in mixed modes, with one frozen weight: all must stay as it is."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
+    model = HashModel(
+        nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5)), nn.Linear(32, 16), code_length=16
+    ).train()
+    model(torch.rand(16, 3, 12, 12))  # batch statistics that are not those of a new layer
+    model.hash_layer.eval()
+    model.backbone[0].bias.requires_grad_(False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> HashModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    pixels = torch.rand(BATCH, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    return ((pixels - 0.5) * 1.5 + 0.5).clamp(0, 1)  # some pixels lie on the edges of the box
+
+
+@pytest.fixture(scope="module")
+def labels() -> torch.Tensor:
+    return torch.eye(3)[[0, 1, 2, 0, 1]]
+
+
+@pytest.fixture(scope="module")
+def bank(model) -> CodeBank:
+    pixels = torch.rand(24, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    return CodeBank(model.encode(pixels), torch.eye(3).repeat(8, 1))
+
+
+def pgd(norm: str = "linf", **options) -> PGD:
+    return PGD(THREATS[norm], **{"step_size": STEP_SIZES[norm], "steps": 2, **options})
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("norm", "search"), itertools.product(THREATS, SEARCHES))
+def test_every_attack_keeps_its_promises(norm, search, objective, goal, model, images, labels, bank):
+    options, passes = SEARCHES[search]
+    attack = pgd(norm, **options)
+    aim = GOALS[goal](bank, OBJECTIVES[objective])(model, images, labels)
+    kept = images.clone()
+    found = attack(model, images, aim, seed=3)
+
+    change = (found - images).flatten(1)
+    size = change.abs().amax(1) if norm == "linf" else change.square().sum(1).sqrt()
+    assert float(size.max()) <= THREATS[norm].epsilon + 1e-6
+    assert float(size.min()) > 0
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert (found.shape, found.dtype, found.requires_grad) == (images.shape, torch.float32, False)
+    assert torch.equal(images, kept)
+    assert attack.model_evaluations == passes * BATCH
+    assert torch.equal(attack(model, images, aim, seed=3), found)
+    assert attack.model_evaluations == 2 * passes * BATCH  # over all calls
+    if attack.keep_best and not attack.random_start:  # the clean image is one of the iterates
+        model_modes = [module.training for module in model.modules()]
+        before, after = (aim(_eval_logits(model, x)) for x in (images, found))
+        assert model_modes == [module.training for module in model.modules()]
+        assert bool((after <= before + 1e-5).all())
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("norm", THREATS)
+def test_ten_steps_bring_every_image_nearer_to_the_aim(norm, goal, model, images, labels, bank):
+    aim = GOALS[goal](bank, OBJECTIVES["margin"])(model, images, labels)
+    found = pgd(norm, steps=10)(model, images, aim)
+    assert bool((aim(_eval_logits(model, found)) < aim(_eval_logits(model, images))).all())
+
+
+def _eval_logits(model: HashModel, images: torch.Tensor) -> torch.Tensor:
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.no_grad():
+        logits = model.eval()(images)
+    for module, training in modes:
+        module.training = training
+    return logits
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_the_model_is_left_as_it_was(norm, images, labels, bank):
+    model = tiny_model()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    wanted = [weight.requires_grad for weight in model.parameters()]
+    random_state = torch.get_rng_state()
+    pgd(norm)(model, images, MainstayGoal(bank)(model, images, labels))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert modes == [module.training for module in model.modules()]
+    assert True in modes
+    assert False in modes
+    assert wanted == [weight.requires_grad for weight in model.parameters()]
+    assert all(weight.grad is None for weight in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)  # the generator is private
+
+
+@pytest.mark.parametrize("norm", THREATS)
+@pytest.mark.parametrize("random_start", [True, False])
+def test_epsilon_zero_is_the_clean_image(norm, random_start, model, images, labels):
+    attack = PGD(ThreatModel(norm, 0.0), steps=3, random_start=random_start)
+    assert torch.equal(attack(model, images, OwnCodeGoal()(model, images, labels)), images)
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_another_seed_starts_elsewhere(norm, model, images, labels):
+    aim = OwnCodeGoal()(model, images, labels)
+    attack = pgd(norm, steps=1, step_size=0.0, keep_best=False)
+    starts = [attack(model, images, aim, seed=seed) for seed in (0, 1)]
+    assert not torch.allclose(*starts, atol=1e-3)
+
+
+def test_an_empty_batch_stays_empty(model, images, labels, bank):
+    none = images[:0]
+    assert pgd()(model, none, MainstayGoal(bank)(model, none, labels[:0])).shape == none.shape
+
+
+def test_grown_logits_hide_an_image_from_relaxed_objectives_but_not_from_margins(images, labels):
+    model = tiny_model()
+    with torch.no_grad():
+        model.hash_layer.weight.mul_(1e4)
+        model.hash_layer.bias.mul_(1e4)
+    moved = {}
+    for name, make in OBJECTIVES.items():
+        aim = OwnCodeGoal(make)(model, images, labels)
+        found = pgd(steps=1, random_start=False, keep_best=False)(model, images, aim)
+        moved[name] = (found - images).flatten(1).abs().amax(1)
+    assert bool((moved["margin"] > 0).all())
+    assert float(moved["agreement"].median()) == 0.0
+
+
+class Careless(Attack):
+    """A search that minds no budget."""
+
+    def __init__(self, shift: float, keep_best: bool) -> None:
+        super().__init__(THREATS["linf"], keep_best=keep_best)
+        self.shift = shift
+
+    def perturb(self, probe: Probe, images: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
+        probe.values(images + self.shift)
+        return images + self.shift
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_careless_attack_cannot_leave_its_threat_model(keep_best, model, images, labels):
+    aim = OwnCodeGoal()(model, images, labels)
+    found = Careless(0.5, keep_best)(model, images, aim)
+    assert float((found - images).abs().max()) <= 8 / 255 + 1e-6
+    assert float(found.max()) <= 1
+    with pytest.raises(SaatError, match="Careless left its threat model"):
+        Careless(float("nan"), keep_best=False)(model, images, aim)
+
+
+def test_bad_images_are_named(model, images, labels):
+    aim, attack = OwnCodeGoal()(model, images, labels), pgd()
+    with pytest.raises(ArgumentError, match=r"float \(B, 3, H, W\); got torch\.uint8 \(5, 3, 12, 12\)"):
+        attack(model, (images * 255).to(torch.uint8), aim)
+    with pytest.raises(ArgumentError, match=r"got torch\.float32 \(5, 1, 12, 12\)"):
+        attack(model, images[:, :1], aim)
+    with pytest.raises(ArgumentError, match=r"got torch\.float32 \(3, 12, 12\)"):
+        attack(model, images[0], aim)
+    with pytest.raises(ArgumentError, match=r"lie in \[0, 1\], before normalization; got .* to 255"):
+        attack(model, images * 255, aim)
+    with pytest.raises(ArgumentError, match="got nan to nan"):
+        attack(model, images * float("nan"), aim)
+    assert attack.model_evaluations == 0
+
+
+def test_bad_options_are_named():
+    for name in ("steps", "restarts"):
+        with pytest.raises(ArgumentError, match=f"`{name}` is at least 1; got 0"):
+            pgd(**{name: 0})
+    with pytest.raises(ArgumentError, match="`step_size` is at least 0"):
+        pgd(step_size=-0.1)
+    with pytest.raises(ArgumentError, match="need `keep_best`; got 2 restarts without it"):
+        pgd(restarts=2, keep_best=False)

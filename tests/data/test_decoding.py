@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from pictures import collection_of, encoded, picture
+
+from saat.data import decoding
+from saat.data.decoding import allocate, decode_rows, open_image, resize_image
+from saat.errors import DataError
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {})])
+def test_lossless_formats_give_the_same_pixels(kind, options):
+    assert np.array_equal(pixels(open_image(encoded(picture(1), kind, **options))), pixels(picture(1)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_formats_come_near(kind):
+    assert np.abs(pixels(open_image(encoded(picture(1), kind, quality=95))) - pixels(picture(1))).mean() < 6
+
+
+def test_gray_becomes_three_equal_channels():
+    opened = pixels(open_image(encoded(picture(1).convert("L"))))
+    assert opened.shape == (16, 24, 3)
+    assert (opened == pixels(picture(1).convert("L"))[:, :, None]).all()
+
+
+def test_sixteen_bit_gray_keeps_its_upper_byte():
+    gray = np.array([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
+    assert pixels(open_image(encoded(Image.fromarray(gray))))[0, :, 0].tolist() == [0, 0, 1, 0x80, 0xFF]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_lie_over_white(mode):
+    image = Image.new("L", (2, 1), 0).convert(mode)
+    image.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
+    assert pixels(open_image(encoded(image))).tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_palette_with_transparency():
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putpixel((1, 0), 1)
+    assert pixels(open_image(encoded(image, transparency=0))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+    assert pixels(open_image(encoded(image, transparency=b"\x00\xff"))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+
+
+def test_cmyk_jpeg():
+    opened = open_image(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    red, green, blue = pixels(opened)[8, 8]
+    assert opened.mode == "RGB"
+    assert red > 200 > 60 > max(green, blue)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # turn by a quarter, clockwise
+    opened = open_image(encoded(picture(1), exif=exif))
+    assert opened.size == (16, 24)
+    assert np.array_equal(pixels(opened), np.rot90(pixels(picture(1)), -1))
+
+
+def test_first_frame_of_an_animation():
+    frames = [picture(seed).quantize(16) for seed in (1, 2)]
+    opened = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert np.abs(pixels(opened) - pixels(frames[0].convert("RGB"))).max() <= 2
+
+
+def test_each_damage_is_named_and_left_out():
+    good, jpeg = encoded(picture(1)), encoded(picture(2, width=200, height=200), "JPEG")
+    contents = [good, jpeg[: len(jpeg) // 2], b"", b"hello", good[:-30], good[:40] + b"\xff" * 40 + good[80:]]
+    decoded = decode_rows(collection_of(contents), range(6), size=8, crop_border=0, quiet=True)
+    assert [bool(digest) for digest in decoded.digests] == [True, False, False, False, False, False]
+    assert [text.partition(":")[0] for text in decoded.damaged] == [f"item {row}" for row in range(1, 6)]
+    assert "truncated" in decoded.damaged[0]
+    assert decoded.damaged[1:3] == ("item 2: empty", "item 3: not an image")
+
+
+def test_random_damage_never_crashes():
+    generator = np.random.default_rng(0)
+    contents = []
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        whole = np.frombuffer(encoded(picture(3), kind), np.uint8)
+        for _ in range(40):
+            broken = whole.copy()
+            broken[generator.integers(0, len(whole), 4)] = generator.integers(0, 256, 4)
+            contents.append(broken[: generator.integers(1, len(whole) + 1)].tobytes())
+    decoded = decode_rows(collection_of(contents), range(len(contents)), size=8, crop_border=0, quiet=True)
+    assert len(decoded.damaged) + sum(map(bool, decoded.digests)) == len(contents)
+    assert len(decoded.damaged) > 50
+
+
+def test_a_pixel_bomb_is_refused_by_its_header():
+    bomb = encoded(Image.new("1", (8000, 5001)))  # 5 KB of file, 120 MB of RGB
+    with pytest.raises(DataError, match="8000 x 5001 pixels, more than 40,000,000"):
+        open_image(bomb)
+    huge = encoded(Image.new("1", (14_000, 14_000)))  # Pillow's own alarm is an error under this suite's filters
+    with pytest.raises(DataError, match="196000000 pixels"):
+        open_image(huge)
+
+
+def test_crop_border_comes_before_resizing():
+    framed = Image.new("RGB", (20, 20), "black")
+    framed.paste(Image.new("RGB", (8, 8), "white"), (6, 6))
+    assert (pixels(resize_image(framed, size=4, crop_border=6)) == 255).all()
+    with pytest.raises(DataError, match="20 x 20 pixels, nothing left after crop_border 10"):
+        resize_image(framed, size=4, crop_border=10)
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    image = picture(1, width=8, height=8)
+    decoded = decode_rows(collection_of([encoded(image)]), [0], size=8, crop_border=0, quiet=True)
+    assert np.array_equal(decoded.images[0].transpose(1, 2, 0), np.asarray(image))
+
+
+def test_digests_are_of_the_content():
+    contents = [encoded(picture(1)), encoded(picture(1), "WEBP", lossless=True), encoded(picture(2))]
+    first, copy, other = decode_rows(collection_of(contents), range(3), size=8, crop_border=0, quiet=True).digests
+    assert first == copy != other
+
+
+def test_digests_know_the_shape_and_nothing_of_the_size_asked_for():
+    wide, tall = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
+    small, large = (
+        decode_rows(collection_of([encoded(wide), encoded(tall)]), [0, 1], size=size, crop_border=0, quiet=True)
+        for size in (8, 16)
+    )
+    assert small.digests == large.digests
+    assert small.digests[0] != small.digests[1]
+
+
+def test_large_stores_lie_in_a_file(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_MEMORY", 100)
+    assert isinstance(allocate((2, 3, 8, 8)), np.memmap)
+    contents = [encoded(picture(seed)) for seed in range(3)]
+    in_file = decode_rows(collection_of(contents), range(3), size=8, crop_border=0, quiet=True)
+    monkeypatch.undo()
+    in_memory = decode_rows(collection_of(contents), range(3), size=8, crop_border=0, quiet=True)
+    assert isinstance(in_file.images, np.memmap)
+    assert np.array_equal(in_file.images, in_memory.images)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+from pictures import write_picture
+
+from saat.data.folder import read_folder
+from saat.errors import DataError
+
+
+def test_classes_are_the_subfolders_in_order(tmp_path):
+    for name in ("dog/1.png", "cat/b.JPG", "cat/deep/a.webp", "bird/0.gif"):
+        write_picture(tmp_path / name, 1)
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "README.md").write_text("no class")
+    (tmp_path / ".cache").mkdir()
+    items = read_folder(tmp_path)
+    assert items.class_names == ("bird", "cat", "dog")
+    assert items.item_names == ("bird/0.gif", "cat/b.JPG", "cat/deep/a.webp", "dog/1.png")
+    assert items.labels.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert items.pools["all"].tolist() == [0, 1, 2, 3]
+    assert items.read(3) == (tmp_path / "dog" / "1.png").read_bytes()
+
+
+def test_errors(tmp_path):
+    with pytest.raises(DataError, match="`data.root` is an existing folder; found nothing at .*missing"):
+        read_folder(tmp_path / "missing")
+    with pytest.raises(DataError, match="one subfolder a class; found none in"):
+        read_folder(tmp_path)
+    write_picture(tmp_path / "cat" / "1.png", 1)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match="found none in .*dog"):
+        read_folder(tmp_path)

@@ -1,0 +1,279 @@
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from saat.errors import ArgumentError, DataError
+from saat.evaluation import report
+from saat.evaluation.examples import choose_queries, magnified, write_examples
+from saat.evaluation.metrics import evaluate_retrieval
+from saat.hamming import sign_codes
+
+CLASSES = ("<b>Coat</b> & 'hat'", "Bag", "Shoe")
+VOID = {"img", "meta", "br", "link", "input", "hr"}
+
+
+def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, **changes: Any) -> Path:
+    """Write the folder of an attack run on random pictures, as `saat attack` does; `changes` go over its report."""
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(3, 16, generator=generator)
+
+    def split(rows: int, shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        classes = torch.arange(rows) % 3
+        noisy = centers[(classes + shift) % 3] + noise * torch.randn(rows, 16, generator=generator)
+        return sign_codes(noisy), torch.nn.functional.one_hot(classes, 3).to(torch.uint8)
+
+    (clean_codes, labels), (attacked_codes, _), (database_codes, database_labels) = split(12), split(12, 1), split(40)
+    images = torch.rand(12, 3, side, side, generator=generator)
+    clean, attacked = (
+        evaluate_retrieval(codes, labels, database_codes, database_labels) for codes in (clean_codes, attacked_codes)
+    )
+    examples = write_examples(
+        folder,
+        queries=choose_queries(labels, 6, seed=seed),
+        clean=images,
+        adversarial=(images + 8 / 255).clamp(0, 1),
+        database=(255 * torch.rand(40, 3, side, side, generator=generator)).to(torch.uint8),
+        clean_codes=clean_codes,
+        adversarial_codes=attacked_codes,
+        database_codes=database_codes,
+        query_labels=labels,
+        database_labels=database_labels,
+        class_names=CLASSES,
+    )
+    content = {
+        "saat": "0.1.0",
+        "created": "2026-01-02T03:04:05+00:00",
+        "name": folder.name,
+        "data": {
+            "name": "made-up",
+            "class_names": CLASSES,
+            "sizes": {"train": 40, "query": 12, "database": 40},
+            "checksums": {"train": "t", "query": "q", "database": "d"},
+            "damaged": [],
+            "overlap": 0,
+        },
+        "model": {"checkpoint": "runs/plain", "backbone": "tiny", "code_length": 16, "defense": None, "parent": None},
+        "attack": ATTACK,
+        "clean_map": clean.map,
+        "attacked_map": attacked.map,
+        "clean_map_paper": clean.map_paper,
+        "attacked_map_paper": attacked.map_paper,
+        "chance_map": clean.chance_map,
+        "clean": clean.to_json(),
+        "attacked": attacked.to_json(),
+        "flags": [],
+        "examples": examples,
+    }
+    (folder / "report.json").write_text(json.dumps(content | changes))
+    return folder
+
+
+ATTACK: dict[str, Any] = {
+    "name": "pgd",
+    "goal": "mainstay",
+    "objective": "margin",
+    "targeted": False,
+    "norm": "linf",
+    "epsilon": 8 / 255,
+    "steps": 20,
+    "step_size": 1 / 255,
+    "restarts": 1,
+    "seed": 0,
+    "seconds": 1.0,
+    "model_evaluations": 240,
+    "max_perturbation": 8 / 255,
+}
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: balanced tags, references, text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+
+def write(out: Path, *runs: Path) -> tuple[Page, str]:
+    page = report.write_report([(run.name, run) for run in runs], out)
+    return Page(page.read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path: Path):
+    runs = make_run(tmp_path / "plain"), make_run(tmp_path / "hardened", noise=0.8)
+    page, markdown = write(tmp_path / "out", *runs)
+    assert page.open == []
+    assert page.references
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in page.references)
+    html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<link|@import|url\((?!#)", html)
+    combined = json.loads((tmp_path / "out/report.json").read_text())
+    assert list(combined) == ["plain", "hardened", "chance_map"]
+    for name in ("plain", "hardened"):
+        for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper"):
+            assert f"{combined[name][key]:.3f}" in page.text
+            assert f"{combined[name][key]:.3f}" in markdown
+    assert f"{combined['chance_map']:.3f}" in page.text
+    assert "8/255" in page.text
+    assert page.text.count("Query ") == 6
+    assert "16 times" in page.text
+    assert "✓" in page.text
+    assert "✗" in page.text
+    assert "Unreliable" not in page.text + markdown
+    assert "like-for-like" not in page.text + markdown
+
+
+def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path):
+    flag = {"name": "overlap", "message": "<script>alert(1)</script>"}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "<i>x", flags=[flag]))
+    assert CLASSES[0] in page.text
+    assert "<i>x" in page.text
+    assert "script" not in page.tags
+    html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<b>Coat" not in html
+    assert "<i>x" not in html
+    assert "&lt;b&gt;Coat&lt;/b&gt; &amp;" in html
+    assert "<script" not in markdown
+
+
+def test_a_flag_is_the_first_thing_said(tmp_path: Path):
+    flag = {"name": "clean-at-chance", "message": "clean MAP 0.33 is within noise"}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "plain", flags=[flag]))
+    assert page.text.index("Unreliable") < page.text.index("How easily")
+    assert "Unreliable" in markdown.splitlines()[0]
+    assert "clean MAP 0.33 is within noise" in page.text
+
+
+def test_a_report_holds_up_to_six_models(tmp_path: Path):
+    runs = [make_run(tmp_path / f"model{number}", noise=0.3 + 0.3 * number) for number in range(7)]
+    page, _ = write(tmp_path / "out", *runs[:6])
+    assert "of 6 models" in page.text
+    with pytest.raises(ArgumentError, match="1 to 6"):
+        write(tmp_path / "out", *runs)
+
+
+def test_examples_are_matched_by_query_and_not_by_place(tmp_path: Path):
+    runs = make_run(tmp_path / "a", seed=0), make_run(tmp_path / "b", seed=1)
+    first, second = ({e["query"] for e in json.loads((run / "report.json").read_text())["examples"]} for run in runs)
+    assert first != second
+    page, _ = write(tmp_path / "out", *runs)
+    assert {int(row) for row in re.findall(r"Query (\d+):", page.text)} == first | second
+
+
+def test_unequal_attacks_and_targets_are_told(tmp_path: Path):
+    weak = make_run(tmp_path / "weak", attack=ATTACK | {"epsilon": 4 / 255})
+    aimed = make_run(tmp_path / "aimed", t_map_clean=0.123, t_map_attacked=0.987, attack=ATTACK | {"targeted": True})
+    page, markdown = write(tmp_path / "out", weak, aimed)
+    for text in (page.text, markdown):
+        assert "like-for-like" in text
+        assert "0.123" in text
+        assert "0.987" in text
+    assert "4/255" in page.text
+
+
+def test_an_l2_attack_on_a_model_of_the_users_own(tmp_path: Path):
+    model = {"checkpoint": None, "backbone": "mine:make", "code_length": 16, "defense": None}
+    attack = ATTACK | {"norm": "l2", "epsilon": 0.5, "step_size": 0.1}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "mine", model=model, attack=attack))
+    assert "0.5 in l2" in page.text
+    assert "own" in page.text
+    assert "saat attack --" not in page.text + markdown
+
+
+def test_runs_that_do_not_go_together_are_refused(tmp_path: Path):
+    plain = make_run(tmp_path / "plain")
+    data = json.loads((plain / "report.json").read_text())["data"]
+    other = make_run(tmp_path / "other", data=data | {"checksums": {"train": "t", "query": "q", "database": "x"}})
+    with pytest.raises(ArgumentError, match="the database of other and plain differ"):
+        report.combine_reports([("plain", plain), ("other", other)])
+    with pytest.raises(ArgumentError, match="distinct names"):
+        report.combine_reports([("plain", plain), ("plain", plain)])
+    with pytest.raises(ArgumentError, match="1 to 6"):
+        report.combine_reports([])
+    with pytest.raises(ArgumentError, match="other than those of the runs"):
+        report.write_report([("plain", plain)], plain)
+    with pytest.raises(DataError, match=r"no report\.json"):
+        report.combine_reports([("none", tmp_path / "none")])
+    (plain / "examples/0_clean.png").unlink()
+    with pytest.raises(DataError, match="0_clean"):
+        report.write_report([("plain", plain)], tmp_path / "out")
+    (plain / "report.json").write_text('{"cut')
+    with pytest.raises(DataError, match="damaged"):
+        report.combine_reports([("plain", plain)])
+
+
+def test_photographs_are_made_smaller_for_the_page(tmp_path: Path):
+    page, _ = write(tmp_path / "out", make_run(tmp_path / "plain", side=200))
+    pictures = [reference.partition(",")[2] for reference in page.references if reference.startswith("data:")]
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
+        assert image.size == (192, 192)
+
+
+def test_a_verdict_says_what_the_numbers_say():
+    attack = {"norm": "linf", "epsilon": 8 / 255}
+
+    def told(clean: float, attacked: float) -> str:
+        numbers = {"clean_map": clean, "attacked_map": attacked, "chance_map": 0.1, "attack": attack}
+        return report.verdict({"plain": numbers})
+
+    assert told(0.9, 0.3).endswith(
+        "falls from 0.900 to 0.300 MAP and keeps 25% of its lead over a random ranking (0.100)."
+    )
+    assert "no better than a random ranking" in told(0.9, 0.05)
+    assert "no better than a random ranking" in told(0.9, 0.101)
+    assert "even its clean ranking is no better than chance" in told(0.1, 0.05)
+    assert "does not fall but goes from 0.500 to 0.600" in told(0.5, 0.6)
+
+
+def test_queries_are_spread_over_label_sets_and_depend_on_seed_and_labels_only():
+    labels = torch.nn.functional.one_hot(torch.arange(60) % 6, 6).to(torch.uint8)
+    labels[:6] = 0
+    chosen = choose_queries(labels, 8, seed=3)
+    assert chosen == choose_queries(labels.clone(), 8, seed=3) != choose_queries(labels, 8, seed=4)
+    assert len(set(chosen)) == 8
+    assert min(chosen) >= 6
+    assert len({row % 6 for row in chosen[:6]}) == 6
+
+
+def test_examples_hold_the_nearest_items_with_ties_by_row(tmp_path: Path):
+    run = make_run(tmp_path / "plain")
+    examples = json.loads((run / "report.json").read_text())["examples"]
+    for example in examples:
+        for key in ("clean_results", "attacked_results"):
+            found = [(hit["distance"], hit["item"]) for hit in example[key]]
+            assert len(found) == 10
+            assert found == sorted(found)
+            assert all(hit["relevant"] == (hit["labels"] == example["labels"]) for hit in example[key])
+    with Image.open(run / examples[0]["perturbation_image"]) as image:
+        assert image.size == (8, 8)
+    assert magnified(torch.tensor([-1.0, 0.0, 1 / 64]), 16).tolist() == [0.0, 0.5, 0.75]
