@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Command] = {
 
 
 class FractionLoader(yaml.SafeLoader):
-    """YAML 1.1 in which 8/255 is a number, here and on the command line."""
+    """YAML in which 8/255 is a number."""
 
 
 FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
@@ -53,13 +53,21 @@ FractionLoader.add_constructor("!fraction", lambda _, node: _divide(str(node.val
 
 def _divide(text: str) -> float:
     above, below = map(float, text.split("/"))
-    if below == 0:
-        raise yaml.YAMLError(f"{text} divides by zero")
-    return above / below
+    return above / below if below else float("nan")  # no option takes NaN, so each names itself
+
+
+def decimal(word: str) -> str:
+    """Return an argument with a value such as 8/255 as a decimal number; any other as it is.
+
+    >>> decimal("--epsilon=1/4"), decimal("1/4"), decimal("--root=a/b")
+    ('--epsilon=0.25', '0.25', '--root=a/b')
+    """
+    head, equals, value = word.rpartition("=")
+    return f"{head}{equals}{_divide(value)!r}" if FRACTION.match(value) else word
 
 
 def load_yaml(stream: str) -> Any:
-    """Parse YAML with fractions; what `--config` files and option values go through."""
+    """Parse YAML with fractions; what `--config` files go through."""
     return yaml.load(stream, FractionLoader)
 
 
@@ -117,11 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     jsonargparse.set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
-    rest = given[len(words.split()) :]
+    rest = [decimal(word) for word in given[len(words.split()) :]]
     parser = make_parser(_preset_of(rest), words)
     try:
         options = parser.parse_args(rest)
-        config = parser.instantiate_classes(options)
+        config = parser.instantiate(options)
         fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
         COMMANDS[words].run(COMMANDS[words].config(**fields))
     except SaatError as error:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import collection_of, encoded, picture
+from PIL import Image
 
 from saat.data import decoding
 from saat.data.decoding import allocate, decode_rows, open_image, resize_image

@@ -22,11 +22,11 @@ def test_classes_are_the_subfolders_in_order(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(DataError, match="`data.root` is an existing folder; found nothing at .*missing"):
+    with pytest.raises(DataError, match=r"`data.root` is an existing folder; found nothing at .*missing"):
         read_folder(tmp_path / "missing")
     with pytest.raises(DataError, match="one subfolder a class; found none in"):
         read_folder(tmp_path)
     write_picture(tmp_path / "cat" / "1.png", 1)
     (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match="found none in .*dog"):
+    with pytest.raises(DataError, match=r"found none in .*dog"):
         read_folder(tmp_path)

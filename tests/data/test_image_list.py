@@ -72,8 +72,8 @@ def test_errors_name_file_and_line(root, file, text, message):
 
 def test_missing_and_undecodable_lists(root):
     (root / "test_img.txt").write_bytes(b"sub/\xff.png\n")
-    with pytest.raises(DataError, match="test_img.txt is text in UTF-8; found invalid start byte at byte 4"):
+    with pytest.raises(DataError, match=r"test_img.txt is text in UTF-8; found invalid start byte at byte 4"):
         read_image_list(root)
     (root / "test_img.txt").unlink()
-    with pytest.raises(DataError, match="an image-list folder has test_img.txt; found none in"):
+    with pytest.raises(DataError, match=r"an image-list folder has test_img.txt; found none in"):
         read_image_list(root)

@@ -26,7 +26,9 @@ def split_of(labels: list[list[int]], digests: list[str] | None = None, name: st
     count = len(labels)
     digests = digests or [f"{name} {row}" for row in range(count)]
     images = torch.zeros(count, 3, 2, 2, dtype=torch.uint8)
-    return ImageSplit(name, images, torch.tensor(labels, dtype=torch.uint8), tuple(map(str, range(count))), tuple(digests))
+    return ImageSplit(
+        name, images, torch.tensor(labels, dtype=torch.uint8), tuple(map(str, range(count))), tuple(digests)
+    )
 
 
 @given(
@@ -106,7 +108,11 @@ def test_checksums_know_content_labels_and_order():
     base = split_of([[1, 0], [0, 1]], ["a", "b"])
     same = replace(base, name="other", item_names=("x", "y"))
     assert base.checksum() == same.checksum()
-    different = [split_of([[1, 0], [1, 1]], ["a", "b"]), split_of([[1, 0], [0, 1]], ["b", "a"]), split_of([[1, 0]], ["a"])]
+    different = [
+        split_of([[1, 0], [1, 1]], ["a", "b"]),
+        split_of([[1, 0], [0, 1]], ["b", "a"]),
+        split_of([[1, 0]], ["a"]),
+    ]
     assert base.checksum() not in {split.checksum() for split in different}
 
 

@@ -74,7 +74,9 @@ def test_only_the_row_groups_wanted_are_read(tmp_path, monkeypatch):
     read: list[int] = []
     original = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
-        pq.ParquetFile, "read_row_group", lambda self, group, **rest: (read.append(group), original(self, group, **rest))[1]
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, **rest: (read.append(group), original(self, group, **rest))[1],
     )
     assert [items.read(row) for row in (2, 3, 2)] == [CONTENTS[2], CONTENTS[3], CONTENTS[2]]
     assert read == [1]
@@ -106,13 +108,13 @@ def test_errors(tmp_path):
     with pytest.raises(DataError, match=r"has columns image and label .* found \['image', 'name'\]"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": ["a.jpg"], "label": [0]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="column image of a.parquet holds bytes, .* found string"):
+    with pytest.raises(DataError, match=r"column image of a.parquet holds bytes, .* found string"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": [{"path": "a.jpg"}], "label": [0]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="column image of a.parquet holds bytes, .* found struct"):
+    with pytest.raises(DataError, match=r"column image of a.parquet holds bytes, .* found struct"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": CONTENTS[:1], "label": [0.5]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="column label of a.parquet holds class numbers from 0; found double"):
+    with pytest.raises(DataError, match=r"column label of a.parquet holds class numbers from 0; found double"):
         read_parquet(tmp_path)
     write_table(tmp_path / "a.parquet", [], pa.array([], pa.int64()))
     with pytest.raises(DataError, match="holds rows; found none"):
@@ -122,5 +124,5 @@ def test_errors(tmp_path):
 def test_names_that_do_not_fit_together(tmp_path):
     for name in ("train.parquet", "other.parquet"):
         write_table(tmp_path / name, CONTENTS[:2], [0, 1])
-    with pytest.raises(DataError, match="or none is; found other.parquet, train.parquet"):
+    with pytest.raises(DataError, match=r"or none is; found other.parquet, train.parquet"):
         read_parquet(tmp_path)

@@ -77,7 +77,7 @@ def test_fashion_mnist_is_padded_and_gray(tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(DataError, match="put the folder cifar-100-python there, or set `data.download`"):
+    with pytest.raises(DataError, match=r"put the folder cifar-100-python there, or set `data.download`"):
         reader_of("CIFAR100")(tmp_path, False)
 
 

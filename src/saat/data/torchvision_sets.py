@@ -17,7 +17,7 @@ IMAGE_SIZE = 32
 FILES = {
     "CIFAR10": "the folder cifar-10-batches-py",
     "CIFAR100": "the folder cifar-100-python",
-    "FashionMNIST": "FashionMNIST/raw with the four idx files, unpacked",
+    "FashionMNIST": "the four unpacked idx files in FashionMNIST/raw",
 }
 
 
@@ -28,9 +28,10 @@ def reader_of(class_name: str) -> Callable[[Path, bool], Collection]:
         dataset = getattr(torchvision.datasets, class_name)
         try:
             parts = [dataset(str(root), train=train, download=download) for train in (True, False)]
-        except (RuntimeError, OSError) as error:  # not there, of another checksum, or no network
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:  # not there, damaged, or no network
+            found = " ".join(str(error).split())  # torchvision reports over several lines
             hint = f"put {FILES[class_name]} there, or set `data.download` where there is a network"
-            raise DataError(f"`data.root` holds {class_name}; at {root}: {error}. To mend it, {hint}") from error
+            raise DataError(f"`data.root` holds {class_name}; at {root}: {found}. To mend it, {hint}") from error
         return _collect(parts)
 
     return read_set

@@ -35,8 +35,8 @@ class DemoConfig(RunOptions):
     train_size: int = 0
     query_size: int = 500
     database_size: int = 0
-    train_epochs: int = 5
-    harden_epochs: int = 4
+    train_epochs: int = 6
+    harden_epochs: int = 3
     attack_steps: int = 50
 
 
@@ -51,8 +51,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         "database_size": config.database_size,
     }
     announce("1/4  train a plain model", quiet=config.quiet)
-    fit = FitOptions(epochs=config.train_epochs, batch_size=64, learning_rate=0.05)
-    train(TrainConfig(out=plain, data=DataOptions(**sizes), backbone="resnet14", fit=fit, **run))
+    fit = FitOptions(epochs=config.train_epochs, batch_size=64, learning_rate=0.1)
+    train(TrainConfig(out=plain, data=DataOptions(**sizes), backbone="resnet14", loss="csq", fit=fit, **run))
     announce("2/4  attack its queries", quiet=config.quiet)
     attack_plain = AttackConfig(
         out=config.out / "attack-plain",

@@ -1,0 +1,95 @@
+import logging
+
+import pytest
+import torch
+import torchvision
+
+from saat.errors import ArgumentError, CheckpointError
+from saat.models.backbones import BACKBONES, CIFAR_BACKBONES, build_backbone, load_weights
+from saat.models.resnet_cifar import CifarResNet
+
+FORWARDED = {**dict.fromkeys(CIFAR_BACKBONES, 32), "alexnet": 64, "vgg11": 64, "resnet18": 64}  # name -> image size
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_builds_and_maps_images_to_features(name):
+    built = build_backbone(name, "random")
+    assert built.weights == "random"
+    assert built.out_features in (64, 512, 2048, 4096)
+    if name in FORWARDED:
+        with torch.no_grad():
+            features = built.network.eval()(torch.rand(2, 3, FORWARDED[name], FORWARDED[name]))
+        assert features.shape == (2, built.out_features)
+        assert bool(torch.isfinite(features).all())
+
+
+# Weights of He et al.'s networks with option A shortcuts, 0.27 M, 0.46 M and 0.85 M in the paper's table 6; the digits
+# are those of the published files (269722, 464154, 853018) less the classifier, 64 * 10 + 10.
+@pytest.mark.parametrize(("depth", "weights"), [(20, 269_072), (32, 463_504), (56, 852_368)])
+def test_cifar_networks_have_the_published_size(depth, weights):
+    assert sum(weight.numel() for weight in CifarResNet(depth).parameters()) == weights
+
+
+def test_published_files_load_with_their_prefix_and_classifier(tmp_path):
+    source = CifarResNet(8)
+    state = {f"module.{key}": value for key, value in source.state_dict().items() if "num_batches" not in key}
+    state["module.linear.weight"] = torch.zeros(10, 64)
+    torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "resnet8.th")
+    built = build_backbone("resnet8", str(tmp_path / "resnet8.th"))
+    assert built.weights == str(tmp_path / "resnet8.th")
+    loaded = built.network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in source.state_dict().items())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "state.pth"
+    torch.save(CifarResNet(8).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"`weights` fit the backbone; .*lacks .* of its weights"):
+        load_weights(CifarResNet(20), path)
+    state = CifarResNet(8).state_dict()
+    state["conv1.weight"] = torch.zeros(3, 3)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"(?s)`weights` fit the backbone.*conv1\.weight"):
+        load_weights(CifarResNet(8), path)
+
+
+def test_missing_and_damaged_weights_are_named(tmp_path):
+    path = tmp_path / "state.pth"
+    with pytest.raises(CheckpointError, match=r"found nothing at .*state\.pth"):
+        build_backbone("resnet8", str(path))
+    path.write_bytes(b"not an archive")
+    with pytest.raises(CheckpointError, match=r"readable state file; .*state\.pth is not"):
+        load_weights(CifarResNet(8), path)
+    torch.save(CifarResNet(8).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="readable state file"):
+        load_weights(CifarResNet(8), path)
+    with pytest.raises(CheckpointError, match="readable state file"):
+        load_weights(CifarResNet(8), tmp_path)
+
+
+def test_a_file_that_could_run_code_is_refused(tmp_path):
+    torch.save(CifarResNet(8), tmp_path / "module.pth")  # a whole pickled module, not a state
+    with pytest.raises(CheckpointError, match="readable state file"):
+        load_weights(CifarResNet(8), tmp_path / "module.pth")
+
+
+def test_without_a_network_auto_falls_back_and_imagenet_fails(monkeypatch, caplog):
+    def offline(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", offline)
+    with caplog.at_level(logging.WARNING):
+        assert build_backbone("resnet18").weights == "random"
+    assert "ImageNet weights of resnet18 cannot be had here" in caplog.text
+    caplog.clear()
+    assert build_backbone("resnet8").weights == "random"  # has no such weights: nothing to warn of
+    assert not caplog.text
+    for name in ("resnet18", "resnet8"):
+        with pytest.raises(CheckpointError, match=f"imagenet cannot be had for backbone {name}"):
+            build_backbone(name, "imagenet")
+
+
+def test_an_unknown_backbone_names_the_near_ones():
+    with pytest.raises(ArgumentError, match=r"got 'resnet19'; did you mean .*'resnet18'"):
+        build_backbone("resnet19")

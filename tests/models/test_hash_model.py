@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from saat.errors import ArgumentError
+from saat.models.hash_model import HashModel, build_model, encode_logits, import_model, wrap_module
+
+
+def tiny_model() -> HashModel:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5)
+    return HashModel(nn.Sequential(*layers), nn.Linear(8, 16), code_length=16)
+
+
+def test_normalization_lives_inside():
+    model = HashModel(nn.Flatten(), nn.Identity(), code_length=24, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+    logits = model(torch.ones(1, 3, 2, 4))
+    assert logits[0].tolist() == [1.0] * 8 + [0.75] * 8 + [0.5] * 8
+    assert {"mean", "std"} <= set(model.state_dict())
+
+
+def test_codes_are_those_of_eval_mode():
+    model = tiny_model().train()
+    images = torch.rand(4, 3, 8, 8)
+    codes = model.encode(images)
+    assert codes.dtype == torch.int8
+    assert model.training
+    assert int(model.backbone[1].num_batches_tracked) == 0
+    with torch.no_grad():
+        assert torch.equal(codes, torch.where(model.eval()(images) >= 0, 1, -1).to(torch.int8))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+def test_bytes_and_floats_give_the_same_logits(batch_size):
+    model = tiny_model().train()
+    images = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
+    logits = encode_logits(model, images, batch_size=batch_size, quiet=True)
+    assert (logits.shape, logits.dtype, logits.requires_grad) == ((7, 16), torch.float32, False)
+    assert torch.equal(logits, encode_logits(model, images / 255, batch_size=batch_size, quiet=True))
+    with torch.no_grad():
+        assert torch.allclose(logits, model.eval()(images / 255), atol=1e-5)
+
+
+def test_no_images_have_no_logits():
+    assert len(encode_logits(tiny_model(), torch.zeros(0, 3, 8, 8), quiet=True)) == 0
+
+
+def test_build_model_checks_the_code_length_first():
+    model, weights = build_model("resnet8", code_length=24, weights="random")
+    assert (model.code_length, weights) == (24, "random")
+    assert model.encode(torch.rand(1, 3, 32, 32)).shape == (1, 24)
+    with pytest.raises(ArgumentError, match=r"positive multiple of 8; got 50 \(the nearest are 48 and 56\)"):
+        build_model("resnet8", code_length=50)
+
+
+def test_any_module_becomes_a_model():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 32))
+    images = torch.rand(2, 3, 8, 8)
+    model = wrap_module(module, image_size=8)
+    assert model.code_length == 32
+    assert torch.equal(model(images), module(images))
+    assert module.training
+
+
+class Returns(nn.Module):
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: torch.Tensor) -> object:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Flatten(), "multiple of 8; got 12"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 8)), r"\(B, 3, 2, 2\).*it raised: mat1 and mat2"),
+        (Returns([1]), r"float logits \(2, K\); got list"),
+        (Returns(torch.zeros(2, 8, 1)), r"got \(2, 8, 1\) torch\.float32"),
+        (Returns(torch.zeros(1, 8)), r"got \(1, 8\)"),
+        (Returns(torch.zeros(2, 8, dtype=torch.int8)), r"got \(2, 8\) torch\.int8"),
+    ],
+)
+def test_modules_that_are_no_models_are_named(module, message):
+    with pytest.raises(ArgumentError, match=message):
+        wrap_module(module, image_size=2)
+
+
+SOURCE = """
+from torch import nn
+
+def good():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8))
+
+def no_module():
+    return 3
+
+def broken():
+    raise RuntimeError("no weights here")
+"""
+
+
+def test_factories_are_called_by_name(tmp_path, monkeypatch):
+    (tmp_path / "factories.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert import_model("factories:good", image_size=2).code_length == 8
+    for name, message in {
+        "factories": "is package.module:factory; got 'factories'",
+        ":good": "is package.module:factory",
+        "factories:": "is package.module:factory",
+        "no_such_package:good": "cannot be built: ModuleNotFoundError",
+        "factories:bad": "cannot be built: AttributeError",
+        "factories:broken": "cannot be built: RuntimeError: no weights here",
+        "factories:no_module": "returns a torch.nn.Module; got int",
+    }.items():
+        with pytest.raises(ArgumentError, match=message):
+            import_model(name, image_size=2)

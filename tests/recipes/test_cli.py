@@ -1,0 +1,153 @@
+"""The command line on real images: the whole story in small, and an answer to each mistake a user makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from saat.cli import COMMANDS, load_yaml, main
+from saat.data.fashion import read_fashion
+
+SMALL = [
+    "--data.train_size=160",
+    "--data.query_size=40",
+    "--data.database_size=300",
+    "--backbone=resnet8",
+    "--loss=csq",
+    "--fit.epochs=2",
+    "--quiet=true",
+]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    assert main(["train", f"--out={out}", *SMALL]) == 0
+    return out
+
+
+def own_model() -> nn.Module:
+    """A model of the user's own: 16 logits from 32 x 32 images."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16))
+
+
+def test_train_writes_a_checkpoint_with_everything_to_rebuild_it(plain: Path) -> None:
+    card = json.loads((plain / "card.json").read_text())
+    assert (card["backbone"], card["code_length"], card["loss"]) == ("resnet8", 32, "csq")
+    assert card["manifest"]["sizes"] == {"train": 160, "query": 40, "database": 300}
+    assert card["manifest"]["overlap"] == 0
+    assert {"saat", "python", "torch"} <= card["versions"].keys()
+    assert len((plain / "train.jsonl").read_text().splitlines()) == 2
+
+
+def test_attack_harden_attack_report(plain: Path, tmp_path: Path) -> None:
+    attacked, hardened, again = (tmp_path / name for name in ("attacked", "hardened", "again"))
+    quick = ["--steps=5", "--quiet=true"]
+    assert main(["attack", f"--checkpoint={plain}", f"--out={attacked}", "--epsilon=8/255", *quick]) == 0
+    harden = ["harden", f"--checkpoint={plain}", f"--out={hardened}", "--fit.epochs=1", "--steps=2", "--quiet=true"]
+    assert main(harden) == 0
+    assert main(["attack", f"--checkpoint={hardened}", f"--out={again}", "--preset=paper", *quick]) == 0
+    assert main(["report", f"--runs=[{attacked},{again}]", "--names=[plain,hardened]", f"--out={tmp_path / 'r'}"]) == 0
+
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["plain"]["attacked_map"] < report["plain"]["clean_map"]
+    assert 0 < report["chance_map"] < 0.2
+    assert report["hardened"]["attack"]["objective"] == "weighted"  # the preset's
+    assert report["hardened"]["attack"]["steps"] == 5  # given beside the preset, so it wins
+    assert report["hardened"]["model"]["parent"] == str(plain)
+    saved = load_file(attacked / "adversarial.safetensors")
+    clean = torch.stack([torch.from_numpy(read_fashion().read(10_000)).permute(2, 0, 1)])
+    assert saved["images"].shape == (40, *clean.shape[1:])
+    assert saved["codes"].shape == (40, 32)
+    assert report["plain"]["attack"]["max_perturbation"] <= 8 / 255 + 1e-6
+
+
+def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
+    words = ["attack", f"--checkpoint={plain}", f"--out={tmp_path}", "--targeted=true", "--steps=20", "--quiet=true"]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["t_map_attacked"] > report["t_map_clean"]
+
+
+def test_evaluate_a_model_of_ones_own(tmp_path: Path) -> None:
+    data = ["--data.train_size=50", "--data.query_size=20", "--data.database_size=100"]
+    out = tmp_path / "metrics.json"
+    words = ["evaluate", f"--model={__name__}:own_model", f"--out={out}", "--quiet=true", *data]
+    assert main(words) == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["code_length"] == 16
+    assert metrics["map"] > metrics["chance_map"]
+
+
+def test_config_file_then_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text("backbone: resnet8\nloss: csq\ndata: {train_size: 40, query_size: 10, database_size: 60}\n")
+    words = ["train", f"--config={config}", f"--out={tmp_path / 'run'}", "--fit.epochs=1", "--code_length=48"]
+    assert main([*words, "--quiet=true"]) == 0
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert (card["backbone"], card["code_length"]) == ("resnet8", 48)
+
+
+def test_describe_names_damaged_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fashion = read_fashion()
+    for row in range(24):
+        path = tmp_path / f"class{row % 2}" / f"{row:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(fashion.read(row)).save(path)
+    broken = tmp_path / "class0" / "00.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    words = ["data", "describe", "--data.name=folder", f"--data.root={tmp_path}", "--data.image_size=32"]
+    assert main([*words, "--quiet=true"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 damaged images left out" in printed
+    assert "class0/00.jpg" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attack", "--checkpoint=x", "--out=y", "--epsilon=8"], "did you mean 8/255?"),
+        (["train", "--out=y", "--code_length=50"], "the nearest are 48 and 56"),
+        (["train", "--out=y", "--data.name=fashon"], "did you mean 'fashion'"),
+        (["train", "--out=y", "--data.name=folder", "--data.root=/no/such/folder"], "/no/such/folder"),
+        (["evaluate", "--checkpoint=/no/such/checkpoint"], "card.json"),
+        (["evaluate"], "give `checkpoint`"),
+        (["evaluate", "--model=json:loads"], "`model` 'json:loads' cannot be built"),
+        (["train", "--out=y", "--backbone=resnet21", "--data.train_size=20"], "or 'resnet20'"),
+        (["frobnicate"], "no command 'frobnicate'"),
+    ],
+)
+def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text("bakcbone: resnet8\n")
+    for words in (["train", "--out=y", "--bakcbone=x"], ["train", "--out=y", f"--config={config}"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+        assert "bakcbone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", list(COMMANDS))
+def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*words.split(), "--help"])
+    assert stopped.value.code == 0
+    assert f"saat {words}" in capsys.readouterr().out
+
+
+def test_fractions_are_numbers_in_yaml() -> None:
+    assert load_yaml("{epsilon: 8/255, path: a/b}") == {"epsilon": 8 / 255, "path": "a/b"}
