@@ -5,10 +5,9 @@ python benchmarks/bench_cifar10.py --data DIR_OF_PARQUET --weights resnet20.th [
 
 from __future__ import annotations
 
-from bench_protocol import Protocol, arguments, headline, run_protocol
+from bench_protocol import Protocol, arguments, headline, paper_fit, run_protocol
 
 from saat.data.catalog import DataOptions
-from saat.training import FitOptions
 
 
 def main() -> None:
@@ -23,13 +22,12 @@ def main() -> None:
         train_in_database=False,
         split_seed=None,
     )
-    paper = {"batch_size": 32, "schedule": "multistep", "augment": False}
     protocol = Protocol(
         name=name,
         data=data,
         weights=options.weights,
-        train_fit=FitOptions(epochs=1 if options.quick else 12, **paper),
-        harden_fit=FitOptions(epochs=1 if options.quick else 8, momentum=0.0, **paper),
+        train_fit=paper_fit(1 if options.quick else 12, momentum=0.9),
+        harden_fit=paper_fit(1 if options.quick else 8, momentum=0.0),
     )
     print(headline([run_protocol(protocol, seed=seed, work=options.work) for seed in options.seeds]))
 

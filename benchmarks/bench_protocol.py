@@ -36,6 +36,11 @@ class Protocol:
     harden_fit: FitOptions
 
 
+def paper_fit(epochs: int, *, momentum: float) -> FitOptions:
+    """Return the papers' way to train: SGD at 0.05 in batches of 32, x0.1 at 1/2 and 3/4, no augmentation."""
+    return FitOptions(epochs=epochs, batch_size=32, momentum=momentum, schedule="multistep", augment=False)
+
+
 def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]:
     """Run one seed under `work`; write `results/NAME-seedN.json` and return its content."""
     folder = work / f"{protocol.name}-seed{seed}"

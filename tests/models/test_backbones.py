@@ -6,7 +6,7 @@ import torchvision
 
 from saat.errors import ArgumentError, CheckpointError
 from saat.models.backbones import BACKBONES, CIFAR_BACKBONES, build_backbone, load_weights
-from saat.models.resnet_cifar import CifarResNet
+from saat.models.resnet_cifar import CifarResNet, ResidualBlock
 
 FORWARDED = {**dict.fromkeys(CIFAR_BACKBONES, 32), "alexnet": 64, "vgg11": 64, "resnet18": 64}  # name -> image size
 
@@ -93,3 +93,13 @@ def test_without_a_network_auto_falls_back_and_imagenet_fails(monkeypatch, caplo
 def test_an_unknown_backbone_names_the_near_ones():
     with pytest.raises(ArgumentError, match=r"got 'resnet19'; did you mean .*'resnet18'"):
         build_backbone("resnet19")
+
+
+def test_a_shortcut_takes_every_second_pixel_and_pads_channels_on_both_sides():
+    block = ResidualBlock(2, 4, 2).eval()
+    for weight in block.parameters():
+        torch.nn.init.zeros_(weight)  # leaves the shortcut alone
+    images = torch.rand(1, 2, 4, 4)
+    features = block(images)
+    assert torch.equal(features[:, 1:3], images[:, :, ::2, ::2])
+    assert not bool(features[:, [0, 3]].any())

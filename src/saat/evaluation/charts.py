@@ -63,9 +63,9 @@ def _draw_distances(axes: Axes, histogram: Mapping[str, Any], state: str) -> Non
     for color, hatch, kind in ((RELEVANT, "", "relevant"), (IRRELEVANT, "///", "irrelevant")):
         total = max(sum(histogram[kind]), 1)
         shares = [count / total for count in histogram[kind]]
-        axes.bar(
-            range(len(shares)), shares, width=1.0, color=color, alpha=0.55, hatch=hatch, edgecolor=color, label=kind
-        )
+        bars = axes.bar(range(len(shares)), shares, width=1.0, color=color, alpha=0.55, hatch=hatch, label=kind)
+        for bar in bars:
+            bar.set(edgecolor="white", linewidth=0)  # the color of the hatching: told apart without color, too
     axes.set(title=state, xlabel="Hamming distance", xlim=(-0.5, len(histogram["relevant"]) - 0.5))
 
 
