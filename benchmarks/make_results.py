@@ -17,8 +17,8 @@ PAGE = HERE.parent / "docs" / "results.md"
 INTRODUCTION = """\
 # Results
 
-Made by `benchmarks/make_results.py` from the files in `benchmarks/results/`, a seed each. Clean, attacked and chance MAP
-stand together: a model at or under chance is not robust. MAP is tie-aware over the whole ranking; MAP@5000 is the
+Made by `benchmarks/make_results.py` from the files in `benchmarks/results/`, a seed each. Clean, attacked and chance
+MAP stand together: a model at or under chance is not robust. MAP is tie-aware over the whole ranking; MAP@5000 is the
 papers' convention. One attack is an upper bound on robustness.
 
 The published functions, on the CIFAR-10 protocol here with one seed on CPU, gave: clean MAP@5000 0.833; 0.0002 under

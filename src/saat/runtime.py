@@ -78,8 +78,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ArgumentError(f"`device` is auto, cpu, cuda or cuda:N; got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"`device` names a device of this machine; got {name!r}, and no CUDA device is here")
+    here = torch.cuda.device_count() if device.type == "cuda" else int(device.type == "cpu")
+    if (device.index or 0) >= here:
+        raise ArgumentError(f"`device` names a device of this machine, cpu or cuda; got {name!r}, which is not here")
     return device
 
 

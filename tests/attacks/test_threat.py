@@ -72,3 +72,9 @@ def test_errors_name_what_was_found():
     with pytest.raises(ArgumentError, match=r"got -0\.1$"):
         ThreatModel("linf", -0.1)
     assert ThreatModel("l2", 8.0).epsilon == 8.0  # a length, that may pass 1
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, float("nan"), float("inf")])
+def test_an_l2_radius_is_finite_and_not_negative(epsilon: float) -> None:
+    with pytest.raises(ArgumentError, match="`epsilon` is a finite l2 radius"):
+        ThreatModel("l2", epsilon)

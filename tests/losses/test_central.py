@@ -76,3 +76,9 @@ def test_the_centers_themselves_have_the_smallest_loss():
     right, wrong = 10.0 * loss.centers.float(), 10.0 * loss.centers[[1, 2, 3, 0]].float()
     assert loss(right, labels, rows).item() < 1e-6
     assert loss(wrong, labels, rows).item() > 1.0
+
+
+def test_codes_too_short_for_their_classes_are_an_error() -> None:
+    # Balanced codes of 8 bits: 8 over 4 = 70, fewer than the 100 classes.
+    with pytest.raises(ArgumentError, match="100 classes, 8 bits"):
+        hash_centers(100, 8)

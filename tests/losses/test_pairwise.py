@@ -37,3 +37,12 @@ def test_no_gradient_flows_through_the_memory():
     t = torch.tensor(0.5).tanh().item()
     expected = (t * t - 1) * t * (1 - t * t) / 8
     assert logits.grad[0].tolist() == pytest.approx([expected] * 8)
+
+
+def test_rows_without_a_label_take_no_part() -> None:
+    labels = torch.tensor([[1, 0], [0, 0], [0, 1]])
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    DPHLoss(labels=labels, code_length=8)(logits, labels, torch.arange(3)).backward()
+    assert logits.grad is not None
+    assert logits.grad[1].abs().max() == 0
+    assert (logits.grad[[0, 2]].abs().amax(1) > 0).all()

@@ -103,3 +103,11 @@ def test_a_shortcut_takes_every_second_pixel_and_pads_channels_on_both_sides():
     features = block(images)
     assert torch.equal(features[:, 1:3], images[:, :, ::2, ::2])
     assert not bool(features[:, [0, 3]].any())
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1, 2], {1: torch.zeros(2)}, {"state_dict": 3}])
+def test_a_file_that_holds_no_state_dict_is_named(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"weights\.pth holds a"):
+        build_backbone("resnet8", str(path))

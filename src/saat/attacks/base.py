@@ -124,13 +124,13 @@ class Attack(ABC):
 
 
 def check_images(images: Tensor) -> None:
-    """Raise unless `images` is float (B, 3, H, W), finite and in [0, 1].
+    """Raise unless `images` is float32 (B, 3, H, W), finite and in [0, 1].
 
     Raises:
         ArgumentError: naming what was found.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ArgumentError(f"`images` is float (B, 3, H, W); got {images.dtype} {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
+        raise ArgumentError(f"`images` is float32 (B, 3, H, W); got {images.dtype} {tuple(images.shape)}")
     if images.numel() and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
         raise ArgumentError(
             f"`images` lie in [0, 1], before normalization; got {float(images.min()):.3g} to {float(images.max()):.3g}"

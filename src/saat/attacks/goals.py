@@ -24,6 +24,8 @@ def weighted_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:  # n
     With s = -aim * relaxed in [-1, 1] (untargeted, this is relaxed * mainstay): the mean of (s + 2) s over the bits
     with s > -0.5, those not yet flipped firmly. Bits far from flipping weigh most.
     *Differs from the paper*: the mean is taken for each image, so that images do not depend on their batch.
+    As in the paper, it is a guide for the search, no measure of success: with all bits flipped firmly it is 0, above
+    its lowest value.
 
     tanh has an exactly zero float32 gradient beyond |logit| of about 9.5: a model can look robust by growing its
     logits. `margin_objective` has no such blind spot.

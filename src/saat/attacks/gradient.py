@@ -28,10 +28,10 @@ class PGD(Attack):
         restarts: searches from as many starts; the best iterate of all is kept.
         sharpness: slopes of the relaxed code over the search, in equal parts of the steps.
         precision: of the search; see `runtime.autocast`.
-        keep_best: return the best iterate of each image (one more forward pass), not the last.
+        keep_best: return the best of the clean image and all iterates (two more forward passes), not the last.
 
     Raises:
-        ArgumentError: a count is below 1, or restarts are asked for without `keep_best`.
+        ArgumentError: a count is below 1, there is no sharpness, or restarts are asked for without `keep_best`.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class PGD(Attack):
         check_at_least("steps", steps, 1)
         check_at_least("restarts", restarts, 1)
         check_at_least("step_size", step_size, 0.0)
+        if not sharpness:
+            raise ArgumentError("`sharpness` has at least one slope; got none")
         if restarts > 1 and not keep_best:
             raise ArgumentError(f"`restarts` above 1 need `keep_best`; got {restarts} restarts without it")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
@@ -58,6 +60,8 @@ class PGD(Attack):
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Run every restart; return the last iterate of the last one."""
+        if self.random_start and self.keep_best:
+            probe.values(images)  # so that no random start can end worse than the clean image
         for _ in range(self.restarts):
             current = self.threat.random_start(images, generator=generator) if self.random_start else images
             for step in range(self.steps):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from saat.errors import check_choice, check_fraction
+from saat.errors import ArgumentError, check_choice, check_fraction
 
 # float32 cannot hold `clean + epsilon` exactly; one part in a million of the pixel range is 0.0003 gray levels.
 ROUNDING = 1e-6
@@ -38,6 +39,8 @@ class ThreatModel:
         check_choice("norm", self.norm, NORMS)
         if self.norm == "linf":
             check_fraction("epsilon", self.epsilon)
+        elif not (math.isfinite(self.epsilon) and self.epsilon >= 0.0):
+            raise ArgumentError(f"`epsilon` is a finite l2 radius of at least 0; got {self.epsilon}")
 
     def project(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Return the images of (B, 3, H, W) moved back into the ball around `clean` and into [0, 1]."""

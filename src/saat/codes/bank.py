@@ -36,6 +36,8 @@ class CodeBank:
             raise ArgumentError(f"`codes` is int8 (N, K) in {{-1, +1}}; got {codes.dtype} {tuple(codes.shape)}")
         if labels.ndim != 2 or len(labels) != len(codes):
             raise ArgumentError(f"`labels` is (N, C) with N = {len(codes)} as in `codes`; got {tuple(labels.shape)}")
+        if ids is not None and ids.shape != (len(codes),):
+            raise ArgumentError(f"`ids` is (N,) with N = {len(codes)} as in `codes`; got {tuple(ids.shape)}")
         self.codes = codes.clone()
         self.labels = labels
         self.ids = torch.arange(len(codes), device=codes.device) if ids is None else ids

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saat.errors import ArgumentError
 from saat.hamming import hamming_distances, relaxed_codes
 from saat.runtime import make_generator
 
@@ -33,7 +34,10 @@ def hash_centers(num_classes: int, code_length: int, *, seed: int = 0) -> Tensor
     center is the farthest from those before it among seeded balanced draws.
 
     Returns:
-        int8 (C, K) in {-1, +1}.
+        int8 (C, K) in {-1, +1}, all different.
+
+    Raises:
+        ArgumentError: codes are too short for so many classes.
 
     >>> int(hamming_distances(hash_centers(4, 8), hash_centers(4, 8))[0, 1])
     4
@@ -48,6 +52,9 @@ def hash_centers(num_classes: int, code_length: int, *, seed: int = 0) -> Tensor
         order = torch.rand(CANDIDATES, code_length, generator=generator).argsort(1)
         candidates = balanced[order]
         nearest = hamming_distances(candidates, centers).amin(1)
+        if int(nearest.max()) == 0:
+            found = f"{num_classes} classes, {code_length} bits"
+            raise ArgumentError(f"`code_length` is long enough for a center of its own to each class; got {found}")
         centers = torch.cat([centers, candidates[nearest.argmax()][None]])
     return centers
 

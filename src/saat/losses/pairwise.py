@@ -34,7 +34,8 @@ class DPHLoss(nn.Module):
     """Deep pairwise hashing as the SAAT and HAG papers train it (their default loss).
 
     Yang, Liu, Deng, Tao, *Adversarial Examples for Hamming Space Search*, IEEE Transactions on Cybernetics 2020.
-    A memory holds the last relaxed code of each train item, zero before its first visit.
+    A memory holds the last relaxed code of each train item, zero before its first visit. Rows without a label, which
+    would be pushed from everything, themselves included, take no part.
 
     Args:
         labels: (N, C) multi-hot, the labels of the train split.
@@ -52,5 +53,8 @@ class DPHLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, K), labels (B, C), rows of the train split (B,)."""
         relaxed = relaxed_codes(logits.float())
-        self.memory[indices] = relaxed.detach()
-        return dph_loss(relaxed, self.memory, pairwise_similarity(labels, self.labels))
+        self.memory = self.memory.index_copy(0, indices, relaxed.detach())
+        labeled = labels.sum(1) > 0
+        if not bool(labeled.any()):
+            return logits.sum() * 0.0
+        return dph_loss(relaxed[labeled], self.memory, pairwise_similarity(labels[labeled], self.labels))

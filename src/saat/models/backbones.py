@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from saat.errors import CheckpointError, check_choice
 from saat.models.resnet_cifar import CifarResNet
@@ -114,7 +114,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{rule}; found nothing at {path}") from None
     except Exception as error:  # a damaged archive or pickle raises anything from RuntimeError to EOFError
         raise CheckpointError(f"`weights` is a readable state file; {path} is not: {error}") from error
-    state: dict[str, Tensor] = content.get("state_dict", content)
+    state: Any = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError(f"`weights` name a state dict; {path} holds a {type(state).__name__}")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys

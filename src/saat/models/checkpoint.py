@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 
 from saat import __version__
-from saat.errors import CheckpointError
+from saat.errors import CheckpointError, check_code_length
 from saat.models.hash_model import HashModel, build_model, import_model
 from saat.runtime import atomic_write, write_text
 
@@ -54,7 +54,8 @@ class Card:
 
 def save_checkpoint(folder: Path, model: HashModel, card: Card) -> None:
     """Write weights and card to `folder`, each atomically; the card, last, makes the checkpoint valid."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # Clones, since safetensors refuses weights that a user's model ties together.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS_FILE) as file:
         file.write(safetensors.torch.save(state))
     write_text(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")
@@ -67,12 +68,17 @@ def read_card(folder: Path) -> Card:
         CheckpointError: there is none, or it is damaged.
     """
     try:
-        return Card(**json.loads((folder / CARD_FILE).read_text(encoding="utf-8")))
+        card = Card(**json.loads((folder / CARD_FILE).read_text(encoding="utf-8")))
+        build_kind = (type(card.backbone), type(card.code_length), type(card.image_size))
+        if build_kind != (str, int, int):
+            raise TypeError("backbone is a string, code_length and image_size are integers")
+        check_code_length(card.code_length)
+        return card
     except FileNotFoundError:
         raise CheckpointError(
             f"`checkpoint` is a folder with {CARD_FILE} and {WEIGHTS_FILE}; found no {CARD_FILE} in {folder}"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:  # a code length of 50 is a ValueError too
         raise CheckpointError(f"{folder / CARD_FILE} is damaged: {error}") from error
 
 
