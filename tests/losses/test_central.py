@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from saat.errors import ArgumentError
 from saat.hamming import hamming_distances
 from saat.losses.central import CSQLoss, center_of_labels, csq_loss, hadamard_matrix, hash_centers
 
