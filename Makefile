@@ -14,7 +14,7 @@ demo: $(READY)  ## train, attack, harden, attack again; writes runs/demo/report.
 	$(BIN)/saat demo
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 check: $(READY)  ## lint, formatting, types, floors
 	$(BIN)/ruff check .

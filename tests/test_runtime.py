@@ -109,13 +109,17 @@ def test_precision_changes_the_type_of_products():
         pass
 
 
-def test_threads():
+def test_threads(monkeypatch):
     before = torch.get_num_threads()
     try:
         set_threads(1)
         assert torch.get_num_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         set_threads(0)
         assert torch.get_num_threads() == available_cores() >= 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        set_threads(0)
+        assert torch.get_num_threads() == 3
     finally:
         set_threads(before)
     with pytest.raises(ArgumentError, match="`threads` is at least 0; got -1"):

@@ -29,7 +29,7 @@ class RunOptions:
         seed: of everything random but the splits.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         precision: float32, bfloat16 (mixed), or auto: bfloat16 where it is faster. Codes are taken in float32.
-        threads: CPU threads; 0 for every core.
+        threads: CPU threads; 0 for OMP_NUM_THREADS if that is set, else every core.
         quiet: no progress bars and no tables.
     """
 
@@ -90,9 +90,10 @@ def available_cores() -> int:
 
 
 def set_threads(threads: int) -> None:
-    """Use `threads` CPU threads in torch; 0 means every core this process may use."""
+    """Use `threads` CPU threads in torch; 0 means `OMP_NUM_THREADS` if set, else every core this process may use."""
     check_at_least("threads", threads, 0)
-    torch.set_num_threads(threads or available_cores())
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(threads or (int(asked) if asked.isdigit() and int(asked) else available_cores()))
 
 
 def fast_bfloat16(device: torch.device) -> bool:
