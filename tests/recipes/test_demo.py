@@ -1,0 +1,30 @@
+"""The demo in small: every step of the story, and a report with the keys that others read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from saat.recipes.demo import DemoConfig, demo
+
+
+def test_the_story_in_small(tmp_path: Path) -> None:
+    config = DemoConfig(
+        out=tmp_path,
+        train_size=600,
+        query_size=40,
+        database_size=400,
+        train_epochs=3,
+        harden_epochs=1,
+        attack_steps=8,
+        quiet=True,
+    )
+    report = demo(config)
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report["plain"]["attacked_map"] < report["plain"]["clean_map"]
+    assert 0 < report["chance_map"] < report["hardened"]["clean_map"] <= 1
+    assert report["hardened"]["model"]["defense"] == "saat"
+    assert report["plain"]["attack"]["epsilon"] == report["hardened"]["attack"]["epsilon"] == 16 / 255
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") > 100
+    assert (tmp_path / "report.md").exists()
