@@ -123,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words not in COMMANDS:
         print(f"saat: no command {words!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # so that `--model mine:factory` finds mine.py in the folder where the user stands
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     jsonargparse.set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
     rest = [decimal(word) for word in given[len(words.split()) :]]

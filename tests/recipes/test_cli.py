@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_evaluate_a_model_of_ones_own(tmp_path: Path) -> None:
     metrics = json.loads(out.read_text())
     assert metrics["code_length"] == 16
     assert metrics["map"] > metrics["chance_map"]
+
+
+def test_a_model_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    lines = ("from torch import nn", "def make():", "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8))")
+    Path("my_hashing_model.py").write_text("\n".join(lines))
+    data = ["--data.train_size=20", "--data.query_size=10", "--data.database_size=50"]
+    assert main(["evaluate", "--model=my_hashing_model:make", "--quiet=true", *data]) == 0
 
 
 def test_config_file_then_overrides(tmp_path: Path) -> None:

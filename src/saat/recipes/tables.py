@@ -11,10 +11,11 @@ from saat.evaluation.metrics import RetrievalMetrics
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but the first are numbers and stand to the right."""
+    """Print a table; columns of numbers stand to the right."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        numbers = all(row[place][:1].isdigit() or row[place][:1] == "-" for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
