@@ -13,7 +13,6 @@ from saat.attacks.goals import OBJECTIVES
 from saat.attacks.gradient import PGD
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.data.catalog import load_splits
 from saat.data.splits import ImageSplit
 from saat.defenses.semantic import SaatStep
 from saat.errors import check_at_least, check_choice
@@ -21,7 +20,7 @@ from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
 from saat.models.checkpoint import Card, load_checkpoint, save_checkpoint
 from saat.models.hash_model import HashModel, encode_logits
-from saat.recipes.subject import data_options
+from saat.recipes.subject import splits_of
 from saat.recipes.tables import print_metrics
 from saat.recipes.train import identity, measure, versions
 from saat.runtime import RunOptions
@@ -74,7 +73,7 @@ def harden(config: HardenConfig) -> Card:
     """Harden by `config`; write weights, card and log to `config.out`, and return the card."""
     device = config.start()
     model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
-    splits = load_splits(data_options(parent.data), quiet=config.quiet)
+    splits = splits_of(parent, config.checkpoint, quiet=config.quiet)
     model = model.to(device)
     step = make_step(config, model, parent, splits.train, device)
     history = fit(
@@ -92,7 +91,6 @@ def harden(config: HardenConfig) -> Card:
     training = identity(config) | {"seconds": sum(row["seconds"] for row in history)}
     card = replace(
         parent,
-        manifest=splits.manifest(),
         training=training,
         metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
         defense="saat",

@@ -11,7 +11,7 @@ import torch
 from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
 from saat.errors import ArgumentError, DataError
-from saat.models.checkpoint import load_checkpoint
+from saat.models.checkpoint import Card, load_checkpoint
 from saat.models.hash_model import HashModel, import_model
 
 
@@ -58,9 +58,7 @@ def load_subject(
         return Subject(own.to(device).eval(), splits, options, about)
     hash_model, card = load_checkpoint(checkpoint, model_factory=model)
     options = data or data_options(card.data)
-    splits = load_splits(options, quiet=quiet)
-    if data is None and splits.manifest()["checksums"] != card.manifest["checksums"]:
-        raise DataError(f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ")
+    splits = load_splits(options, quiet=quiet) if data else splits_of(card, checkpoint, quiet=quiet)
     about = {
         "checkpoint": str(checkpoint),
         "backbone": card.backbone,
@@ -73,6 +71,18 @@ def load_subject(
         "epochs": card.training["fit"]["epochs"],
     }
     return Subject(hash_model.to(device), splits, options, about)
+
+
+def splits_of(card: Card, checkpoint: Path, *, quiet: bool) -> Splits:
+    """Load the splits that a card describes.
+
+    Raises:
+        DataError: they cannot be read, or have changed since.
+    """
+    splits = load_splits(data_options(card.data), quiet=quiet)
+    if splits.manifest()["checksums"] != card.manifest["checksums"]:
+        raise DataError(f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ")
+    return splits
 
 
 def data_options(values: dict[str, Any]) -> DataOptions:
