@@ -5,7 +5,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test crosscheck check format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ demo: $(READY)  ## train, attack, harden, attack again; writes runs/demo/report.
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
+crosscheck:  ## compare attacks with foolbox and ART, in an environment of its own
+	$(PYTHON) -m venv .venv-crosscheck
+	.venv-crosscheck/bin/python -m pip install --quiet --editable '.[dev,crosscheck]'
+	OMP_NUM_THREADS=1 .venv-crosscheck/bin/python -m pytest -q tests/crosscheck
 
 check: $(READY)  ## lint, formatting, types, floors
 	$(BIN)/ruff check .
@@ -27,7 +32,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and all results
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-crosscheck runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "saat needs Python 3.11 or later; set PYTHON=")'

@@ -5,32 +5,24 @@ python benchmarks/bench_corel5k.py --data DIR_OF_IMAGE_LISTS --weights resnet20.
 
 from __future__ import annotations
 
-from bench_protocol import Protocol, arguments, headline, paper_fit, run_protocol
+from pathlib import Path
+
+from bench_protocol import main
 
 from saat.data.catalog import DataOptions
 
 
-def main() -> None:
-    options = arguments(str(__doc__))
-    scale, name = (10, "corel5k-quick") if options.quick else (1, "corel5k")
-    data = DataOptions(
+def corel5k(root: Path, divisor: int) -> DataOptions:
+    return DataOptions(
         name="image-list",
-        root=options.data,
+        root=root,
         image_size=64,
         crop_border=6,
-        train_size=2500 // scale,
-        query_size=500 // scale,
+        train_size=2500 // divisor,
+        query_size=500 // divisor,
         split_seed=None,
     )
-    protocol = Protocol(
-        name=name,
-        data=data,
-        weights=options.weights,
-        train_fit=paper_fit(1 if options.quick else 12, momentum=0.9),
-        harden_fit=paper_fit(1 if options.quick else 8, momentum=0.0),
-    )
-    print(headline([run_protocol(protocol, seed=seed, work=options.work) for seed in options.seeds]))
 
 
 if __name__ == "__main__":
-    main()
+    main(str(__doc__), "corel5k", corel5k)

@@ -2,14 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from saat.attacks.goals import (
-    OBJECTIVES,
-    MainstayGoal,
-    OwnCodeGoal,
-    agreement_objective,
-    margin_objective,
-    weighted_objective,
-)
+from saat.attacks.goals import OwnCodeGoal, SemanticGoal
+from saat.attacks.objectives import OBJECTIVES, agreement_objective, margin_objective, weighted_objective
 from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError
 from saat.hamming import sign_codes
@@ -81,10 +75,10 @@ def test_the_mainstay_goal_leads_away_or_toward():
     codes = torch.tensor([[1] * 8, [-1] * 8], dtype=torch.int8)
     bank = CodeBank(codes, torch.eye(2))
     labels = torch.eye(2)[[0, 1, 0]]
-    toward = MainstayGoal(bank, targeted=True)(MODEL, IMAGES, labels)
-    away = MainstayGoal(bank)(MODEL, IMAGES, labels)
+    toward = SemanticGoal(bank, targeted=True)(MODEL, IMAGES, labels)
+    away = SemanticGoal(bank)(MODEL, IMAGES, labels)
     mainstay = codes[[0, 1, 0]].float()
     assert bool((toward(mainstay) < toward(-mainstay)).all())
     assert bool((away(-mainstay) < away(mainstay)).all())
     with pytest.raises(ArgumentError, match="has no mainstay code"):
-        MainstayGoal(bank)(MODEL, IMAGES, torch.zeros(3, 2))
+        SemanticGoal(bank)(MODEL, IMAGES, torch.zeros(3, 2))

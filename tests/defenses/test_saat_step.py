@@ -77,7 +77,7 @@ def test_rows_without_a_label_take_part_in_the_hashing_loss_only(model):
     labels[[3, 7]] = 0.0
     step = make_step(labels=labels)
     output = step(model.eval(), batch(labels))
-    assert step.attack.model_evaluations == 2 * 2  # two steps of the two rows with a label
+    assert step.attack.cost.model_evaluations == 2 * 2  # two steps of the two rows with a label
     assert bool(torch.isfinite(output.loss))
     assert torch.equal(step.bank.codes[ROWS], model.encode(IMAGES[ROWS]))
 

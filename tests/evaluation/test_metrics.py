@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saat.errors import ArgumentError
-from saat.evaluation.metrics import bit_entropies, count_distinct, evaluate_retrieval, standard_error
+from saat.evaluation.code_statistics import bit_entropies, count_distinct
+from saat.evaluation.metrics import bit_flip_rate, evaluate_retrieval, standard_error
 from saat.hamming import sign_codes
 
 
@@ -21,6 +22,19 @@ def test_all_numbers_of_a_random_ranking_are_near_chance():
     assert metrics.map_paper == pytest.approx(0.25, abs=0.05)
     assert list(metrics.precision_at) == [1, 10, 100, 1000]
     assert metrics.precision_at[1000] == pytest.approx(0.25, abs=0.02)
+    for name in ("precision_at", "recall_at", "ndcg_at", "map_at", "success_rate_at"):
+        values, chance = getattr(metrics, name), getattr(metrics.chance, name)
+        assert list(values) == list(chance) == [1, 10, 100, 1000]
+        assert list(values.values()) == pytest.approx(list(chance.values()), abs=0.25 if name != "recall_at" else 0.02)
+    assert metrics.chance.precision_at == {1: 0.25, 10: 0.25, 100: 0.25, 1000: 0.25}
+    assert metrics.chance.recall_at == {1: 0.0005, 10: 0.005, 100: 0.05, 1000: 0.5}
+    assert metrics.chance.ndcg_at[1] == 0.25
+    assert metrics.chance.success_rate_at[1] == 0.75
+    assert metrics.chance.precision_within_radius_2 == 0.25
+    assert metrics.map_interval[0] < metrics.map < metrics.map_interval[1]
+    assert metrics.map_interval[1] - metrics.map_interval[0] == pytest.approx(
+        3.92 * metrics.map_standard_error, rel=0.1
+    )
     assert metrics.precision_recall.precision[-1] == pytest.approx(0.25, abs=0.02)
     assert metrics.bit_entropy == pytest.approx(1.0, abs=0.01)
     assert 0 < metrics.bit_entropy_minimum <= metrics.bit_entropy
@@ -52,6 +66,9 @@ def test_json_is_whole_small_and_finite():
     values = json.loads(text)
     assert values["map"] == metrics.map
     assert values["precision_at"] == {str(n): value for n, value in metrics.precision_at.items()}
+    assert values["chance"]["ndcg_at"] == {str(n): value for n, value in metrics.chance.ndcg_at.items()}
+    assert values["success_rate_at"] == {str(n): value for n, value in metrics.success_rate_at.items()}
+    assert values["map_interval"] == list(metrics.map_interval)
     assert values["precision_recall"]["recall"][-1] == 1.0
     assert values["distance_histogram"]["relevant"] == list(metrics.distance_histogram.relevant)
     assert "average_precision" not in values
@@ -65,6 +82,8 @@ def test_collapsed_codes_show_in_every_number():
         torch.ones_like(codes), labels, torch.ones_like(database_codes), database_labels, k_paper=100
     )
     assert metrics.map == metrics.chance_map
+    for name in vars(metrics.chance):
+        assert getattr(metrics, name) == getattr(metrics.chance, name)
     assert metrics.distinct_codes == metrics.distinct_query_codes == 1
     assert metrics.bit_entropy == metrics.bit_entropy_minimum == 0.0
 
@@ -78,6 +97,16 @@ def test_entropy_of_a_quarter_is_known():
 def test_distinct_codes_of_any_code_length():
     codes = torch.tensor([[1] * 11, [1] * 10 + [-1], [1] * 11], dtype=torch.int8)
     assert count_distinct(codes) == 2
+
+
+def test_flipped_bits_are_counted_query_by_query():
+    clean = torch.ones(3, 8, dtype=torch.int8)
+    attacked = clean.clone()
+    attacked[1, :2] = -1
+    attacked[2] = -1
+    assert bit_flip_rate(clean, attacked).tolist() == [0.0, 0.25, 1.0]
+    with pytest.raises(ArgumentError, match=r"have the same shape; got \(3, 8\) and \(2, 8\)"):
+        bit_flip_rate(clean, attacked[:2])
 
 
 def test_standard_error_of_one_value_is_zero():

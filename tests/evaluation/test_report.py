@@ -69,6 +69,7 @@ def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, 
         "chance_map": clean.chance_map,
         "clean": clean.to_json(),
         "attacked": attacked.to_json(),
+        "change": {"linf": 0.03, "linf_maximum": 0.0314, "l2": 1.5, "psnr": 33.2, "ssim": 0.97},
         "flags": [],
         "examples": examples,
     }
@@ -78,6 +79,7 @@ def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, 
 
 ATTACK: dict[str, Any] = {
     "name": "pgd",
+    "search": "pgd",
     "goal": "mainstay",
     "objective": "margin",
     "targeted": False,

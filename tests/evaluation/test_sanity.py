@@ -1,10 +1,17 @@
+import inspect
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from planted import Constant, Linear, Masked, Randomized, Scene, scene
 
+from saat.attacks.goals import SemanticGoal
 from saat.evaluation import sanity
 from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.evaluation.suite import BLACK_BOX, MEMBERS
+from saat.evaluation.trials import run_trials
 from saat.hamming import sign_codes
 
 
@@ -98,3 +105,146 @@ def test_overlap_is_flagged_with_its_number():
     assert flag is not None
     assert "3 queries" in flag.message
     assert sanity.overlapping_splits(0) is None
+
+
+def flags_of(place: Scene, members: tuple[str, ...] = ("away-from-mainstay", "square")) -> list[str]:
+    """The names of all flags of a model under a suite: the worst case of each query counts, as in the recipe."""
+    found = {name: place.measure(MEMBERS[name](place.batch)[0]) for name in members}
+    clean = place.measure(place.batch.images)
+    attacked = min(found.values(), key=lambda metrics: metrics.map)
+    values = {name: metrics.average_precision for name, metrics in found.items()}
+    flags = sanity.find_flags(
+        clean,
+        attacked,
+        logits=place.logits,
+        overlap=0,
+        trials=run_trials(place.batch),
+        white={name: value for name, value in values.items() if name not in BLACK_BOX},
+        black={name: value for name, value in values.items() if name in BLACK_BOX},
+    )
+    return names(flags)
+
+
+class Snapping(Linear):
+    """Sees a pixel as it is within 0.02 of an eighth, and elsewhere as the nearest eighth, without a gradient."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        eighths = (images * 8.0).round() / 8.0
+        return super().forward(torch.where((images - eighths).abs() < 0.02, images, eighths))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("share", [0.125, 1.0, 2.0])
+def test_a_sound_model_raises_no_flag_whatever_the_budget(norm, share):
+    assert flags_of(scene(Linear(), norm=norm, epsilon=share * {"linf": 8 / 255, "l2": 0.5}[norm])) == []
+
+
+def test_grown_logits_are_flagged_and_change_nothing_else():
+    plain, grown = scene(Linear()), scene(Linear(scale=100.0))
+    assert flags_of(grown) == ["saturated-logits"]
+    found = [MEMBERS["away-from-mainstay"](place.batch)[0] for place in (plain, grown)]
+    maps = [place.measure(images).map for place, images in zip((plain, grown), found, strict=True)]
+    assert maps[0] == pytest.approx(maps[1], abs=0.02)
+
+
+def test_a_constant_model_is_flagged():
+    assert flags_of(scene(Constant())) == ["collapsed-codes", "clean-at-chance", "vanished-gradients"]
+
+
+def test_masked_gradients_are_flagged_in_four_ways():
+    assert flags_of(scene(Masked())) == [
+        "black-box-wins",
+        "vanished-gradients",
+        "more-steps-no-stronger",
+        "large-epsilon-above-chance",
+    ]
+
+
+def test_a_randomized_model_is_flagged():
+    assert flags_of(scene(Randomized())) == ["unstable-model"]
+
+
+def test_a_search_that_goes_astray_in_a_large_ball_is_flagged():
+    """Pixels of eighths; the model sees changes below 0.02 only. In a small ball attacks work; in a larger one their
+    steps, twice epsilon, leave the narrow band at once, and find no gradient outside it."""
+    place = scene(Snapping(), epsilon=0.06, levels=8)
+    flag = sanity.weak_radius(run_trials(place.batch).radii)
+    assert flag is not None
+    assert "at 0.015," in flag.message
+    assert "at 0.03" in flag.message
+    assert "larger-epsilon-weaker" in flags_of(place)
+
+
+def test_an_attack_toward_the_own_labels_is_flagged():
+    place = scene(Linear(), noise=0.25)
+    batch = place.batch
+    helped, _ = batch.run(batch.apgd(), SemanticGoal(batch.bank, targeted=True))
+    flags = sanity.find_flags(
+        place.measure(batch.images), place.measure(helped), logits=place.logits, overlap=2, trials=run_trials(batch)
+    )
+    assert names(flags) == ["attacked-above-clean", "overlap"]
+
+
+def values(*means: float, spread: float = 0.0) -> list[torch.Tensor]:
+    """One tensor of 100 queries for each mean; the same noise in all, and a noise of its own in each."""
+    shared = torch.linspace(-0.1, 0.1, 100, dtype=torch.float64)
+    own = torch.Generator().manual_seed(0)
+    return [mean + shared + spread * torch.randn(100, generator=own, dtype=torch.float64) for mean in means]
+
+
+def test_more_steps_must_take_more_while_there_is_something_to_take():
+    few, many = values(0.6, 0.59)
+    assert sanity.weak_search({1: few, 20: many}, few, 0.3) is None
+    assert sanity.weak_search({1: few, 20: few}, many, 0.3) is None  # a larger epsilon takes more: the search works
+    same = sanity.weak_search({1: few, 20: few}, few, 0.3)
+    assert same is not None
+    assert "0.6000 after 1, 0.6000 after 20" in same.message
+    assert sanity.weak_search({1: few, 20: few}, few, 0.61) is None  # nothing is left to take
+    noisy = values(0.6, 0.59, spread=0.2)
+    assert sanity.weak_search({1: noisy[0], 20: noisy[1]}, noisy[0], 0.3) is not None  # a lead within noise
+
+
+def test_a_larger_radius_may_not_be_weaker_anywhere():
+    a, b, c = values(0.6, 0.4, 0.5)
+    assert sanity.weak_radius({1.0: a, 2.0: c, 3.0: b}) is None
+    assert sanity.weak_radius({1.0: a, 2.0: a, 3.0: a}) is None
+    flag = sanity.weak_radius({0.01: a, 0.02: b, 0.04: c})
+    assert flag is not None
+    assert "0.4000 at 0.02, 0.5000 at 0.04" in flag.message
+
+
+def test_black_boxes_win_only_by_more_than_noise():
+    white, black = values(0.5, 0.4)
+    assert sanity.black_box_wins({"white": black}, {"black": white}) is None
+    assert sanity.black_box_wins({}, {"black": black}) is None
+    assert sanity.black_box_wins({"white": white}, {}) is None
+    flag = sanity.black_box_wins({"weak": white + 0.2, "white": white}, {"black": black, "other": white})
+    assert flag is not None
+    assert flag.message.endswith("MAP black 0.4000, white 0.5000")
+
+
+def test_only_the_largest_radius_is_held_against_chance():
+    a, b, chance = values(0.6, 0.2, 0.3)
+    assert sanity.large_radius_above_chance({1.0: a, 2.0: b}, chance) is None
+    flag = sanity.large_radius_above_chance({1.0: b, 2.0: a}, chance)
+    assert flag is not None
+    assert "MAP 0.6000 at 2, chance 0.3000" in flag.message
+
+
+def test_thresholds_of_gradients_and_stability():
+    assert sanity.vanished_gradients(0.1) is None
+    assert "11% of the queries" in sanity.vanished_gradients(0.11).message
+    assert sanity.unstable_model(1e-3) is None
+    assert sanity.unstable_model(2e-3).name == "unstable-model"
+    assert sanity.unstable_model(float("nan")).name == "unstable-model"
+
+
+def test_every_flag_has_its_section_in_the_documentation():
+    raised = set(re.findall(r'Flag\(\s*"([a-z-]+)"', inspect.getsource(sanity)))
+    text = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## ([a-z-]+)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    assert len(raised) == 11
+    assert sections.keys() == raised
+    for section in sections.values():
+        for part in ("**Raised if**", "**Meaning.**", "**What to do.**"):
+            assert section.count(part) == 1

@@ -79,10 +79,10 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
 
 def test_evaluate_a_model_of_ones_own(tmp_path: Path) -> None:
     data = ["--data.train_size=50", "--data.query_size=20", "--data.database_size=100"]
-    out = tmp_path / "metrics.json"
+    out = tmp_path / "measured"
     words = ["evaluate", f"--model={__name__}:own_model", f"--out={out}", "--quiet=true", *data]
     assert main(words) == 0
-    metrics = json.loads(out.read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["code_length"] == 16
     assert metrics["map"] > metrics["chance_map"]
 

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.threat import ThreatModel
+from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, SaatError
 from saat.runtime import as_channels_last, autocast, frozen, make_generator
 from saat.types import CodeObjective
+
+Transform = Callable[[Tensor], Tensor]
+"""A differentiable change of images (B, 3, H, W) before the model sees them."""
+
+
+@dataclass
+class SearchCost:
+    """What a search used.
+
+    Args:
+        model_evaluations: images that went through the model.
+        gradients: images whose gradient was taken.
+        vanished_gradients: those whose gradient was zero everywhere, or not finite.
+    """
+
+    model_evaluations: int = 0
+    gradients: int = 0
+    vanished_gradients: int = 0
+
+    def __iadd__(self, other: SearchCost) -> SearchCost:
+        self.model_evaluations += other.model_evaluations
+        self.gradients += other.gradients
+        self.vanished_gradients += other.vanished_gradients
+        return self
+
+    def since(self, before: SearchCost) -> SearchCost:
+        """Return what was used since `before`."""
+        return SearchCost(**{name: value - getattr(before, name) for name, value in vars(self).items()})
 
 
 class Probe:
@@ -23,6 +53,10 @@ class Probe:
         objective: logits (B, K) -> (B,), lower is better for the attacker.
         precision: see `runtime.autocast`.
         keep_best: remember the best iterate, instead of leaving the choice to the search.
+
+    Attributes:
+        best: (B, 3, H, W), the best iterate so far.
+        cost: what the search has used so far.
     """
 
     def __init__(
@@ -32,7 +66,7 @@ class Probe:
         self._keep_best = keep_best
         self._best_values = torch.full((len(clean),), torch.inf, device=clean.device)
         self.best = clean.clone()
-        self.evaluations = 0
+        self.cost = SearchCost()
 
     def values(self, perturbed: Tensor) -> Tensor:
         """Return the objective of each image, float (B,), without a graph."""
@@ -40,22 +74,32 @@ class Probe:
             logits = self._logits(perturbed)
             return self._remember(perturbed, self._objective(logits))
 
-    def gradient(self, perturbed: Tensor, *, sharpness: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return the objective (B,) and its gradient (B, 3, H, W).
+    def gradient(
+        self, perturbed: Tensor, *, sharpness: float = 1.0, transform: Transform | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the objective (B,) and its gradient (B, 3, H, W); entries that are not finite become 0.
 
         Args:
             perturbed: (B, 3, H, W).
             sharpness: multiplies the logits before the objective in the gradient; values are always at 1.
+            transform: what the model sees instead of the images. Its values say nothing of the images themselves, so
+                they are not remembered.
         """
         perturbed = perturbed.detach().requires_grad_()
-        logits = self._logits(perturbed)
+        logits = self._logits(perturbed if transform is None else transform(perturbed))
         values = self._objective(logits)
         driving = values if sharpness == 1.0 else self._objective(sharpness * logits)
-        (gradient,) = torch.autograd.grad(driving.sum(), perturbed)
-        return self._remember(perturbed.detach(), values.detach()), gradient
+        gradient = torch.zeros_like(perturbed)
+        if driving.requires_grad:  # false when something in the model cuts the graph
+            (gradient,) = torch.autograd.grad(driving.sum(), perturbed, materialize_grads=True)
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        self.cost.gradients += len(gradient)
+        self.cost.vanished_gradients += int((gradient.flatten(1) == 0).all(1).sum())
+        values = values.detach()
+        return (values if transform is not None else self._remember(perturbed.detach(), values)), gradient
 
     def _logits(self, images: Tensor) -> Tensor:
-        self.evaluations += len(images)
+        self.cost.model_evaluations += len(images)
         with autocast(self._precision, images.device):
             logits: Tensor = self._model(images)
         return logits.float()
@@ -77,14 +121,14 @@ class Attack(ABC):
         keep_best: return the best iterate of each image that the search looked at, not its last one.
 
     Attributes:
-        model_evaluations: images that went through the model so far, over all calls.
+        cost: what was used so far, over all calls.
     """
 
-    def __init__(self, threat: ThreatModel, *, precision: str = "float32", keep_best: bool = True) -> None:
+    def __init__(self, threat: Threat, *, precision: str = "float32", keep_best: bool = True) -> None:
         self.threat = threat
         self.precision = precision
         self.keep_best = keep_best
-        self.model_evaluations = 0
+        self.cost = SearchCost()
 
     @final
     def __call__(self, model: nn.Module, images: Tensor, objective: CodeObjective, *, seed: int = 0) -> Tensor:
@@ -109,7 +153,7 @@ class Attack(ABC):
         with frozen(model):
             probe = Probe(model, clean, objective, precision=self.precision, keep_best=self.keep_best)
             last = self.perturb(probe, clean, generator=generator)
-        self.model_evaluations += probe.evaluations
+        self.cost += probe.cost
         found = self.threat.project(probe.best if self.keep_best else last, clean).detach()
         if not bool(torch.isfinite(found).all()) or bool((self.threat.violation(found, clean) > 0).any()):
             raise SaatError(f"{type(self).__name__} left its threat model {self.threat}: please report this")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saat.attacks.base import Attack, Probe
-from saat.attacks.threat import ThreatModel
+from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
 
 # The SAAT paper's slope of tanh, by tenths of the steps: soft at first, where tanh would otherwise be flat.
@@ -36,7 +36,7 @@ class PGD(Attack):
 
     def __init__(
         self,
-        threat: ThreatModel,
+        threat: Threat,
         *,
         steps: int = 100,
         step_size: float = 1 / 255,

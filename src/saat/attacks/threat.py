@@ -1,4 +1,4 @@
-"""ThreatModel: how far an image may move."""
+"""Threats: how far an image may move."""
 
 from __future__ import annotations
 
@@ -44,12 +44,7 @@ class ThreatModel:
 
     def project(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Return the images of (B, 3, H, W) moved back into the ball around `clean` and into [0, 1]."""
-        difference = perturbed - clean
-        if self.norm == "linf":
-            difference = difference.clamp(-self.epsilon, self.epsilon)
-        else:
-            difference = difference * (self.epsilon / _flat_norm(difference).clamp(min=1e-12)).clamp(max=1.0)
-        return (clean + difference).clamp(0.0, 1.0)
+        return self.apply(self.bound(perturbed - clean), clean)
 
     def random_start(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return images drawn in the ball around `clean`: uniform for linf, uniform in radius for l2."""
@@ -62,7 +57,7 @@ class ThreatModel:
             noise = noise / _flat_norm(noise).clamp(min=1e-12) * (self.epsilon * radius)
         return self.project(clean + noise, clean)
 
-    def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Return `perturbed` after one steepest-descent step of length `step_size` in this norm (not projected)."""
         if self.norm == "linf":
             return perturbed - step_size * gradient.sign()
@@ -79,3 +74,98 @@ class ThreatModel:
         outside = torch.maximum(-perturbed, perturbed - 1.0).flatten(1).amax(1)
         excess = torch.maximum(beyond, outside)
         return torch.where(excess > ROUNDING, excess, torch.zeros_like(excess))
+
+    def bound(self, change: Tensor) -> Tensor:
+        """Return the differences (B, 3, H, W) shortened to at most epsilon."""
+        if self.norm == "linf":
+            return change.clamp(-self.epsilon, self.epsilon)
+        return change * (self.epsilon / _flat_norm(change).clamp(min=1e-12)).clamp(max=1.0)
+
+    def apply(self, change: Tensor, clean: Tensor) -> Tensor:
+        """Return `clean` (B, 3, H, W) moved by a bounded difference (1 or B, 3, H, W), in [0, 1]."""
+        return (clean + change).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PatchThreat:
+    """All images that differ from the clean one in one square only, where pixels are free in [0, 1].
+
+    Brown, Mané, Roy, Abadi, Gilmer, *Adversarial Patch*, 2017.
+    *Differs from the paper*: the place is fixed, for random places and turns belong to a view of the model.
+
+    Args:
+        share: of the image's area that the patch covers, above 0 and at most 1; the side is rounded to pixels, at
+            least 1 and at most the shorter side of the image.
+        row: where the patch is, from the top (0) to the bottom (1); 0.5 is the middle.
+        column: where the patch is, from the left (0) to the right (1).
+
+    Raises:
+        ArgumentError: a number is out of range.
+    """
+
+    share: float = 0.05
+    row: float = 0.5
+    column: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise ArgumentError(f"`share` is a share of the image's area, above 0 and at most 1; got {self.share}")
+        for name in ("row", "column"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ArgumentError(f"`{name}` is a place from 0 to 1; got {getattr(self, name)}")
+
+    @property
+    def epsilon(self) -> float:
+        """The largest change of a pixel value: all of the range."""
+        return 1.0
+
+    def region(self, images: Tensor) -> Tensor:
+        """Return where the patch is in images (B, 3, H, W), bool (1, 1, H, W).
+
+        >>> PatchThreat(share=0.25, row=0.0, column=1.0).region(torch.zeros(1, 3, 4, 4))[0, 0].int()
+        tensor([[0, 0, 1, 1],
+                [0, 0, 1, 1],
+                [0, 0, 0, 0],
+                [0, 0, 0, 0]], dtype=torch.int32)
+        """
+        height, width = images.shape[-2:]
+        side = min(max(round(math.sqrt(self.share * height * width)), 1), height, width)
+        top, left = round(self.row * (height - side)), round(self.column * (width - side))
+        region = torch.zeros(1, 1, height, width, dtype=torch.bool, device=images.device)
+        region[:, :, top : top + side, left : left + side] = True
+        return region
+
+    def project(self, perturbed: Tensor, clean: Tensor) -> Tensor:
+        """Return the images of (B, 3, H, W) with the clean pixels outside the patch, and those inside in [0, 1]."""
+        return torch.where(self.region(clean), perturbed.clamp(0.0, 1.0), clean)
+
+    def random_start(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return `clean` under a patch of uniform noise of its own in each image."""
+        return self.project(torch.empty_like(clean).uniform_(generator=generator), clean)
+
+    def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """Return `perturbed` after one sign step of length `step_size` (not projected)."""
+        return perturbed - step_size * gradient.sign()
+
+    def size(self, perturbed: Tensor, clean: Tensor) -> Tensor:
+        """Return the share of the places (of H W) in which each image has changed, float (B,)."""
+        return (perturbed != clean).any(1).float().flatten(1).mean(1)
+
+    def violation(self, perturbed: Tensor, clean: Tensor) -> Tensor:
+        """Return the largest change outside the patch or step out of [0, 1], float (B,); 0 inside, up to rounding."""
+        beyond = (perturbed - clean).abs().masked_fill(self.region(clean), 0.0)
+        outside = torch.maximum(-perturbed, perturbed - 1.0)
+        excess = torch.maximum(beyond, outside).flatten(1).amax(1)
+        return torch.where(excess > ROUNDING, excess, torch.zeros_like(excess))
+
+    def bound(self, change: Tensor) -> Tensor:
+        """Return the content (B, 3, H, W) of a patch moved into [0, 1]."""
+        return change.clamp(0.0, 1.0)
+
+    def apply(self, change: Tensor, clean: Tensor) -> Tensor:
+        """Return `clean` (B, 3, H, W) under a patch of bounded content (1 or B, 3, H, W)."""
+        return torch.where(self.region(clean), change, clean)
+
+
+Threat = ThreatModel | PatchThreat
+"""How far an image may move: everywhere by a little, or in one place at will."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.base import Attack
-from saat.attacks.goals import MainstayGoal, MakeObjective, agreement_objective
+from saat.attacks.goals import SemanticGoal
+from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label, mainstay_codes
 from saat.hamming import relaxed_codes, sign_codes
@@ -74,7 +75,7 @@ class SaatStep(nn.Module):
         self.loss = loss
         self.bank = bank
         self.attack = attack
-        self.goal = MainstayGoal(bank, make_objective)
+        self.goal = SemanticGoal(bank, make_objective=make_objective)
         self.adversarial_weight = adversarial_weight
         self.quantization_weight = quantization_weight
         self.precision = precision

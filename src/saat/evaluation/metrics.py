@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saat.errors import ArgumentError
-from saat.evaluation import ranking
+from saat.evaluation import gains, ranking
+from saat.evaluation.code_statistics import bit_entropies, count_distinct
+from saat.evaluation.intervals import bootstrap_interval
+from saat.evaluation.pairs import check_pairs
+from saat.evaluation.ranking import RankingCounts
 from saat.hamming import check_codes
 
-PRECISION_AT = (1, 10, 100, 1000)
+RANKS = (1, 10, 100, 1000)
 RECALL_GRID = tuple(step / 50 for step in range(1, 51))
 
 
@@ -44,18 +47,44 @@ class DistanceHistogram:
 
 
 @dataclass(frozen=True)
+class TopMetrics:
+    """What the first results hold, as means over queries, for each rank of `RANKS` up to the database's size.
+
+    Args:
+        precision_at: mean precision among the first n items.
+        recall_at: mean share of the relevant items found among the first n.
+        ndcg_at: mean normalized discounted cumulative gain of the first n.
+        map_at: mean average precision of the first n, divided by min(n, relevant); ties in expectation.
+        success_rate_at: share of queries with nothing relevant among the first n, what an attack wants.
+        precision_within_radius_2: mean precision within Hamming radius 2; a query with no item there counts 0.
+    """
+
+    precision_at: dict[int, float]
+    recall_at: dict[int, float]
+    ndcg_at: dict[int, float]
+    map_at: dict[int, float]
+    success_rate_at: dict[int, float]
+    precision_within_radius_2: float
+
+    def to_json(self) -> dict[str, object]:
+        """Return all values, ready for `json.dumps`."""
+        return {name: _text_keys(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class RetrievalMetrics:
     """How well query codes find database items that share a label.
 
     Args:
         map: mean average precision over the whole ranking, expected over the orders of equal distances.
         map_standard_error: the standard error of `map` over queries.
+        map_interval: the 95 % bootstrap interval of `map` over queries.
         map_paper: MAP@k by the papers' convention: ties by ascending row, divided by the hits in the top k.
         k_paper: that k.
         chance_map: the MAP of a random ranking, which is also that of a constant code.
         relevant_share: the mean share of the database that is relevant to a query; `chance_map` tends to it.
-        precision_at: mean precision among the first n items, for each n of `PRECISION_AT` up to the database's size.
-        precision_within_radius_2: mean precision within Hamming radius 2; a query with no item there counts 0.
+        precision_at, recall_at, ndcg_at, map_at, success_rate_at, precision_within_radius_2: see `TopMetrics`.
+        chance: the same of a random ranking.
         precision_recall: the mean curve.
         distance_histogram: distances of all pairs.
         distinct_codes: how many different codes the database has.
@@ -72,12 +101,18 @@ class RetrievalMetrics:
 
     map: float
     map_standard_error: float
+    map_interval: tuple[float, float]
     map_paper: float
     k_paper: int
     chance_map: float
     relevant_share: float
     precision_at: dict[int, float]
+    recall_at: dict[int, float]
+    ndcg_at: dict[int, float]
+    map_at: dict[int, float]
+    success_rate_at: dict[int, float]
     precision_within_radius_2: float
+    chance: TopMetrics
     precision_recall: PrecisionRecall
     distance_histogram: DistanceHistogram
     distinct_codes: int
@@ -94,8 +129,9 @@ class RetrievalMetrics:
     def to_json(self) -> dict[str, object]:
         """Return everything but the per-query values, ready for `json.dumps`."""
         per_query = ("average_precision", "chance_average_precision")
-        values = {name: value for name, value in vars(self).items() if name not in per_query}
-        values["precision_at"] = {str(n): value for n, value in self.precision_at.items()}
+        values = {name: _text_keys(value) for name, value in vars(self).items() if name not in per_query}
+        values["map_interval"] = list(self.map_interval)
+        values["chance"] = self.chance.to_json()
         values["precision_recall"] = {name: list(value) for name, value in vars(self.precision_recall).items()}
         values["distance_histogram"] = {name: list(value) for name, value in vars(self.distance_histogram).items()}
         return values
@@ -129,7 +165,7 @@ def evaluate_retrieval(
     >>> metrics.map, metrics.chance_map, metrics.distinct_codes
     (1.0, 0.75, 2)
     """
-    ranking.check_pairs(query_codes, query_labels, database_codes, database_labels)
+    check_pairs(query_codes, query_labels, database_codes, database_labels)
     labeled = (query_labels > 0).any(dim=1)
     query_codes, query_labels = query_codes[labeled], query_labels[labeled]
     if not len(query_codes) or not len(database_codes):
@@ -140,17 +176,25 @@ def evaluate_retrieval(
     arguments = (query_codes, query_labels, database_codes, database_labels)
     counts = ranking.count_by_distance(*arguments)
     precision = ranking.average_precision(counts)
-    chance = ranking.chance_average_precision(counts)
+    chance_counts = ranking.chance_counts(counts)
+    chance = ranking.average_precision(chance_counts)
+    top = top_metrics(counts)
     entropies = bit_entropies(database_codes)
     return RetrievalMetrics(
         map=precision.mean().item(),
         map_standard_error=standard_error(precision),
+        map_interval=bootstrap_interval(precision),
         map_paper=ranking.average_precision_at_k_paper(*arguments, k=k_paper).mean().item(),
         k_paper=k_paper,
         chance_map=chance.mean().item(),
         relevant_share=(counts.relevant.sum() / counts.items.sum()).item(),
-        precision_at={n: _mean(ranking.precision_at(counts, n)) for n in PRECISION_AT if n <= len(database_codes)},
-        precision_within_radius_2=_mean(ranking.precision_within(counts, 2)),
+        precision_at=top.precision_at,
+        recall_at=top.recall_at,
+        ndcg_at=top.ndcg_at,
+        map_at=top.map_at,
+        success_rate_at=top.success_rate_at,
+        precision_within_radius_2=top.precision_within_radius_2,
+        chance=top_metrics(chance_counts),
         precision_recall=precision_recall(counts),
         distance_histogram=distance_histogram(counts),
         distinct_codes=count_distinct(database_codes),
@@ -161,53 +205,63 @@ def evaluate_retrieval(
         database=len(database_codes),
         queries=len(query_codes),
         queries_without_label=int((~labeled).sum()),
-        average_precision=precision.cpu(),
-        chance_average_precision=chance.cpu(),
+        average_precision=precision,
+        chance_average_precision=chance,
     )
 
 
-def precision_recall(counts: ranking.RankingCounts) -> PrecisionRecall:
+def top_metrics(counts: RankingCounts) -> TopMetrics:
+    """Measure what the first results of all queries hold. With `chance_counts`, that of a random ranking."""
+    ranks = [rank for rank in RANKS if rank <= int(counts.items[0].sum())]
+    return TopMetrics(
+        precision_at={rank: _mean(gains.precision_at(counts, rank)) for rank in ranks},
+        recall_at={rank: _mean(gains.recall_at(counts, rank)) for rank in ranks},
+        ndcg_at={rank: _mean(gains.ndcg_at(counts, rank)) for rank in ranks},
+        map_at={rank: _mean(ranking.average_precision(counts, k=rank)) for rank in ranks},
+        success_rate_at={rank: _mean(gains.success_rate_at(counts, rank)) for rank in ranks},
+        precision_within_radius_2=_mean(gains.precision_within(counts, 2)),
+    )
+
+
+def precision_recall(counts: RankingCounts) -> PrecisionRecall:
     """Return the mean precision of all queries at each recall of `RECALL_GRID`."""
     grid = torch.tensor(RECALL_GRID, dtype=torch.float64, device=counts.items.device)
-    curve = ranking.precision_at_recall(counts, grid).mean(0)
+    curve = gains.precision_at_recall(counts, grid).mean(0)
     return PrecisionRecall(recall=RECALL_GRID, precision=tuple(_round(value) for value in curve.tolist()))
 
 
-def distance_histogram(counts: ranking.RankingCounts) -> DistanceHistogram:
+def distance_histogram(counts: RankingCounts) -> DistanceHistogram:
     """Return the number of relevant and of irrelevant pairs at each distance."""
     relevant, items = counts.relevant.sum(0), counts.items.sum(0)
     return DistanceHistogram(relevant=tuple(relevant.tolist()), irrelevant=tuple((items - relevant).tolist()))
 
 
-def count_distinct(codes: Tensor) -> int:
-    """Return how many different codes a set has.
+def bit_flip_rate(clean_codes: Tensor, attacked_codes: Tensor) -> Tensor:
+    """Return the share of each query's bits that an attack flipped.
 
     Args:
-        codes: int8 (N, K) in {-1, +1}.
-
-    >>> count_distinct(torch.tensor([[1, -1], [1, 1], [1, -1]], dtype=torch.int8))
-    2
-    """
-    check_codes("codes", codes)
-    return len(np.unique(np.packbits(codes.cpu().numpy() > 0, axis=1), axis=0))
-
-
-def bit_entropies(codes: Tensor) -> Tensor:
-    """Return the entropy of each bit over a set of codes: 1 when it is +1 half the time, 0 when it never moves.
-
-    Args:
-        codes: int8 (N, K) in {-1, +1}.
+        clean_codes: int8 (Q, K) in {-1, +1}.
+        attacked_codes: int8 (Q, K) of the same queries.
 
     Returns:
-        float64 (K,) in [0, 1].
+        float64 (Q,) in [0, 1].
 
-    >>> bit_entropies(torch.tensor([[1, 1], [1, -1]], dtype=torch.int8)).tolist()
-    [0.0, 1.0]
+    Raises:
+        TypeError: codes are not int8.
+        ArgumentError: the shapes differ.
+
+    >>> codes = torch.tensor([[1, 1, -1, 1]], dtype=torch.int8)
+    >>> bit_flip_rate(codes, -codes).item(), bit_flip_rate(codes, codes.abs()).item()
+    (1.0, 0.25)
     """
-    check_codes("codes", codes)
-    share = (codes > 0).double().mean(0)
-    entropy: Tensor = torch.special.entr(share) + torch.special.entr(1 - share)
-    return entropy / math.log(2)
+    check_codes("clean_codes", clean_codes)
+    check_codes("attacked_codes", attacked_codes)
+    if clean_codes.shape != attacked_codes.shape:
+        raise ArgumentError(
+            "`clean_codes` and `attacked_codes` have the same shape; "
+            f"got {tuple(clean_codes.shape)} and {tuple(attacked_codes.shape)}"
+        )
+    return (clean_codes != attacked_codes).double().mean(1)
 
 
 def standard_error(values: Tensor) -> float:
@@ -217,6 +271,11 @@ def standard_error(values: Tensor) -> float:
     0.5
     """
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else 0.0
+
+
+def _text_keys(value: object) -> object:
+    """Return a dict with its keys as text, as JSON has them; anything else as it is."""
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _mean(values: Tensor) -> float:

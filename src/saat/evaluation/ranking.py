@@ -7,16 +7,16 @@ and how many of them are relevant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from saat.errors import ArgumentError, check_at_least
-from saat.hamming import check_codes, hamming_distances
+from saat.errors import check_at_least
+from saat.evaluation.pairs import Integers, Pairs, check_pairs
 
-_BLOCK_PAIRS = 1 << 21  # query-database pairs held at once: some 60 MB
+_BLOCK_ITEMS = 1 << 15  # of the database at once: their words stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RankingCounts:
 def count_by_distance(
     query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor
 ) -> RankingCounts:
-    """Count relevant and all items by distance. Two items are relevant to each other when they share a label.
+    """Count relevant and all items by distance, on the CPU. Two items are relevant when they share a label.
 
     Args:
         query_codes: int8 (Q, K) in {-1, +1}.
@@ -52,28 +52,39 @@ def count_by_distance(
     >>> counts.relevant.tolist(), counts.items.tolist()
     ([[1, 0, 0]], [[1, 1, 0]])
     """
-    bins = query_codes.shape[-1] + 1
-    counts = [query_codes.new_zeros((0, bins, 2), dtype=torch.int64)]
-    for distances, relevant in ranked_blocks(query_codes, query_labels, database_codes, database_labels):
-        rows = len(distances)
-        keys = distances.int().mul_(2).add_(relevant).long()
-        keys += torch.arange(rows, device=keys.device)[:, None] * (2 * bins)
-        counts.append(keys.flatten().bincount(minlength=rows * bins * 2).view(rows, bins, 2))
-    irrelevant, relevant = torch.cat(counts).unbind(dim=2)
+    check_pairs(query_codes, query_labels, database_codes, database_labels)
+    queries, bins = len(query_codes), query_codes.shape[1] + 1
+    narrow = torch.uint8 if 2 * bins <= 256 else torch.int32
+    counts = torch.zeros(queries, 2 * bins, dtype=torch.int64)
+    for start in range(0, len(database_codes), _BLOCK_ITEMS):
+        block = slice(start, start + _BLOCK_ITEMS)
+        pairs = Pairs(query_codes, query_labels, database_codes[block], database_labels[block])
+        for query in range(queries):
+            distances = torch.from_numpy(pairs.distances(query)).to(narrow)
+            relevant = torch.from_numpy(pairs.relevant(query).view(np.uint8))
+            counts[query] += torch.add(distances, relevant, alpha=bins).bincount(minlength=2 * bins)
+    irrelevant, relevant = counts.view(-1, 2, bins).unbind(dim=1)
     return RankingCounts(relevant=relevant, items=irrelevant + relevant)
 
 
-def ranked_blocks(
-    query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield int16 distances (B, N) and bool relevance (B, N) for one block of queries after another."""
-    check_pairs(query_codes, query_labels, database_codes, database_labels)
-    columns = database_labels.float().T
-    rows = max(1, _BLOCK_PAIRS // max(1, len(database_codes)))
-    for start in range(0, len(query_codes), rows):
-        block = slice(start, start + rows)
-        relevant = (query_labels[block].float() @ columns) > 0
-        yield hamming_distances(query_codes[block], database_codes), relevant
+def chance_counts(counts: RankingCounts) -> RankingCounts:
+    """Return the counts of a constant code, which puts the whole database at one distance.
+
+    What a metric makes of them is its chance value: its expectation over all orders of the database.
+
+    Args:
+        counts: of Q queries.
+
+    Returns:
+        Counts (Q, 1).
+
+    One of two items is relevant: it comes first or second, (1 + 1/2) / 2.
+
+    >>> counts = RankingCounts(relevant=torch.tensor([[0, 1]]), items=torch.tensor([[1, 1]]))
+    >>> average_precision(chance_counts(counts)).item()
+    0.75
+    """
+    return RankingCounts(counts.relevant.sum(1, keepdim=True), counts.items.sum(1, keepdim=True))
 
 
 def average_precision(counts: RankingCounts, *, k: int | None = None) -> Tensor:
@@ -123,26 +134,6 @@ def average_precision(counts: RankingCounts, *, k: int | None = None) -> Tensor:
     return gains.sum(1) / denominator.clamp(min=1)
 
 
-def chance_average_precision(counts: RankingCounts) -> Tensor:
-    """Return each query's average precision, expected over all orders of the whole database: what a constant code has.
-
-    It is the share of relevant items, plus a term of order log(N) / N for the lucky heads of short rankings.
-
-    Args:
-        counts: of Q queries; only their sums are used.
-
-    Returns:
-        float64 (Q,).
-
-    One of two items is relevant: it comes first or second, (1 + 1/2) / 2.
-
-    >>> chance_average_precision(RankingCounts(torch.tensor([[0, 1]]), torch.tensor([[1, 1]]))).item()
-    0.75
-    """
-    one_group = RankingCounts(counts.relevant.sum(1, keepdim=True), counts.items.sum(1, keepdim=True))
-    return average_precision(one_group)
-
-
 def average_precision_at_k_paper(
     query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor, *, k: int = 5000
 ) -> Tensor:
@@ -174,98 +165,26 @@ def average_precision_at_k_paper(
     5.0
     """
     check_at_least("k", k, 1)
-    narrow = torch.uint8 if query_codes.shape[-1] < 256 else torch.int16  # one byte sorts twice as fast as two
-    scores = [torch.zeros(0, dtype=torch.float64, device=query_codes.device)]
-    for distances, relevant in ranked_blocks(query_codes, query_labels, database_codes, database_labels):
-        order = distances.to(narrow).sort(dim=1, stable=True).indices[:, :k]
-        hits = relevant.gather(1, order).double()
-        ranks = torch.arange(1, order.shape[1] + 1, dtype=torch.float64, device=order.device)
-        scores.append((hits.cumsum(1) / ranks * hits).sum(1) / hits.sum(1).clamp(min=1))
-    return torch.cat(scores)
+    pairs = Pairs(query_codes, query_labels, database_codes, database_labels)
+    scores = torch.zeros(pairs.queries, dtype=torch.float64)
+    ranks = np.arange(1, min(k, len(database_codes)) + 1, dtype=np.float64)
+    radius = 0
+    for query in range(pairs.queries):
+        distances = pairs.distances(query)
+        radius = _radius_of(distances, k, start=radius, largest=pairs.code_length)
+        near = np.flatnonzero(distances <= radius)
+        top = near[np.argsort(distances[near], kind="stable")[:k]]  # small integers: numpy counts, it does not compare
+        hits = ranks[: len(top)][pairs.relevant_among(query, top)]
+        if len(hits):
+            scores[query] = (ranks[: len(hits)] / hits).mean()
+    return scores
 
 
-def precision_at(counts: RankingCounts, n: int) -> Tensor:
-    """Return each query's share of relevant items among its first n, expected over the orders of equal distances.
-
-    Args:
-        counts: of Q queries.
-        n: how many items.
-
-    Returns:
-        float64 (Q,).
-
-    Raises:
-        ArgumentError: `n` is below 1.
-
-    >>> counts = RankingCounts(relevant=torch.tensor([[1, 1]]), items=torch.tensor([[1, 2]]))
-    >>> precision_at(counts, 2).item()
-    0.75
-    """
-    check_at_least("n", n, 1)
-    items, relevant = counts.items.double(), counts.relevant.double()
-    taken = (n - (items.cumsum(1) - items)).clamp_(min=0).minimum(items)
-    return (taken * relevant / items.clamp(min=1)).sum(1) / n
-
-
-def precision_within(counts: RankingCounts, radius: int) -> Tensor:
-    """Return each query's share of relevant items within a Hamming radius; 0 where no item lies there.
-
-    Args:
-        counts: of Q queries.
-        radius: the largest distance that counts.
-
-    Returns:
-        float64 (Q,).
-
-    >>> precision_within(RankingCounts(torch.tensor([[1, 0, 0, 5]]), torch.tensor([[1, 0, 1, 9]])), radius=2).item()
-    0.5
-    """
-    near = slice(0, radius + 1)
-    return counts.relevant[:, near].sum(1).double() / counts.items[:, near].sum(1).clamp(min=1)
-
-
-def precision_at_recall(counts: RankingCounts, recall: Tensor) -> Tensor:
-    """Return each query's precision when it has found a share of its relevant items.
-
-    Within a group of equal distance, relevant items are taken as evenly spread: after t items with r relevant, a group
-    of n with m relevant reaches the share s of R relevant items after t + n (s R - r) / m items.
-
-    Args:
-        counts: of Q queries.
-        recall: float (P,), ascending in (0, 1].
-
-    Returns:
-        float64 (Q, P); 0 for a query without a relevant item.
-
-    >>> counts = RankingCounts(relevant=torch.tensor([[1, 1]]), items=torch.tensor([[1, 3]]))
-    >>> precision_at_recall(counts, torch.tensor([0.5, 1.0])).tolist()
-    [[1.0, 0.5]]
-    """
-    found = counts.relevant.cumsum(1).double()
-    wanted = recall.double()[None, :] * found[:, -1:]
-    # The small number keeps a wanted count that is a whole number from slipping into the next group by rounding.
-    group = torch.searchsorted(found, wanted - 1e-9).clamp(max=found.shape[1] - 1)
-    in_group = counts.relevant.double().gather(1, group)
-    size = counts.items.double().gather(1, group)
-    seen = counts.items.cumsum(1).double().gather(1, group)
-    missing = found.gather(1, group) - wanted
-    ranks = seen - size * missing / in_group.clamp(min=1)
-    return wanted / ranks.clamp(min=1e-9)
-
-
-def check_pairs(query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor) -> None:
-    """Raise unless codes and labels of both splits fit each other."""
-    for split, codes, labels in (
-        ("query", query_codes, query_labels),
-        ("database", database_codes, database_labels),
-    ):
-        check_codes(f"{split}_codes", codes)
-        if labels.ndim != 2 or len(labels) != len(codes):
-            raise ArgumentError(
-                f"`{split}_labels` has shape ({len(codes)}, C), a row a code; got {tuple(labels.shape)}"
-            )
-    if query_labels.shape[1] != database_labels.shape[1]:
-        raise ArgumentError(
-            "`query_labels` and `database_labels` have the same classes; "
-            f"got {query_labels.shape[1]} and {database_labels.shape[1]}"
-        )
+def _radius_of(distances: Integers, k: int, *, start: int, largest: int) -> int:
+    """Return the smallest radius that holds k items, or `largest`; `start` is near it, since queries are alike."""
+    radius = start
+    while radius < largest and np.count_nonzero(distances <= radius) < k:
+        radius += 1
+    while radius > 0 and np.count_nonzero(distances <= radius - 1) >= k:
+        radius -= 1
+    return radius

@@ -22,7 +22,10 @@ from saat.runtime import write_text
 
 Report = dict[str, Any]
 CHANCE = "chance_map"
-BUDGET = ("name", "goal", "objective", "targeted", "norm", "epsilon", "steps", "step_size", "restarts")
+BUDGET = (
+    *("suite", "search", "goal", "objective", "targeted", "surrogate", "norm", "epsilon", "patch"),
+    *("steps", "step_size", "restarts", "last"),
+)
 PICTURE_SIDE = 192  # larger pictures are made smaller, so that a page of photographs stays a few megabytes
 
 
@@ -77,11 +80,15 @@ def surviving_share(report: Mapping[str, Any]) -> float | None:
 
 
 def strength(attack: Mapping[str, Any]) -> str:
-    """Return the radius of an attack in words: n/255 a pixel for linf, a length for l2.
+    """Return the radius of an attack in words: n/255 a pixel for linf, a length for l2, a share for a patch.
 
     >>> strength({"norm": "linf", "epsilon": 8 / 255}), strength({"norm": "l2", "epsilon": 0.5})
     ('8/255', '0.5 in l2')
+    >>> strength({"norm": "linf", "epsilon": 8 / 255, "patch": 0.05})
+    'a patch of 5% of the image'
     """
+    if attack.get("patch"):
+        return f"a patch of {attack['patch']:.0%} of the image"
     return (
         gray_levels(attack["epsilon"]) if attack["norm"] == "linf" else f"{attack['epsilon']:.3g} in {attack['norm']}"
     )
@@ -122,8 +129,8 @@ def unequal_settings(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     """Return the settings of the attacks that differ, by model: numbers under unequal attacks do not compare models."""
     found = {}
     for setting in BUDGET:
-        values = {name: report["attack"][setting] for name, report in models.items()}
-        if len(set(values.values())) > 1:
+        values = {name: report["attack"].get(setting) for name, report in models.items()}
+        if len({str(value) for value in values.values()}) > 1:
             found[setting] = values
     return found
 
@@ -131,22 +138,42 @@ def unequal_settings(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 def reproduce(report: Mapping[str, Any]) -> str | None:
     """Return the command that makes an attack run again; None for a model that is not in a checkpoint.
 
-    >>> attack = {"goal": "mainstay", "objective": "margin", "targeted": False, "norm": "linf", "epsilon": 8 / 255}
-    >>> attack |= {"steps": 9, "step_size": 0.01, "restarts": 1, "seed": 0}
+    >>> attack = {"goal": "mainstay", "targeted": False, "norm": "linf", "epsilon": 8 / 255, "steps": 9, "seed": 0}
     >>> reproduce({"name": "a", "model": {"checkpoint": "b c"}, "attack": attack}).partition(" --norm")[0]
-    "saat attack --checkpoint 'b c' --out runs/again --name a --goal mainstay --objective margin --targeted false"
+    "saat attack --checkpoint 'b c' --out runs/again --name a --goal mainstay --targeted false"
     """
     checkpoint = report["model"]["checkpoint"]
     if checkpoint is None:
         return None
-    words = ["saat", "attack", "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
-    for setting in (*BUDGET[1:], "seed"):
-        value = report["attack"][setting]
-        words += [f"--{setting}", _option(value)]
+    command = "evaluate" if "suite" in report["attack"] else "attack"
+    words = ["saat", command, "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
+    for setting in (*BUDGET, "seed"):
+        if report["attack"].get(setting) not in (None, []):
+            words += [f"--{setting}", _option(report["attack"][setting])]
     return shlex.join(words)
 
 
-def _option(value: str | float | bool) -> str:
+def describe(attack: Mapping[str, Any]) -> str:
+    """Return what was done, in words.
+
+    >>> describe({"suite": "fast", "members": {"a": {}, "b": {}}, "norm": "l2", "epsilon": 0.5, "steps": 9, "seed": 0})
+    'suite fast (the worst of a, b for each query), epsilon 0.5 in l2, 9 steps a search, seed 0'
+    """
+    if "suite" in attack:
+        what = f"suite {attack['suite']} (the worst of {', '.join(attack['members'])} for each query)"
+        return f"{what}, epsilon {strength(attack)}, {attack['steps']} steps a search, seed {attack['seed']}"
+    aim = (
+        f"{'targeted' if attack['targeted'] else 'untargeted'}, goal {attack['goal']}, objective {attack['objective']}"
+    )
+    place = f", made on {', '.join(attack['surrogate'])}" if attack.get("surrogate") else ""
+    size = gray_levels(attack["step_size"]) if attack["norm"] == "linf" else f"{attack['step_size']:.3g}"
+    search = f"{attack['steps']} steps of {size}, {attack['restarts']} restart(s), seed {attack['seed']}"
+    return f"{attack['name']}, {aim}{place}, epsilon {strength(attack)}, {search}"
+
+
+def _option(value: str | float | bool | list[str]) -> str:
+    if isinstance(value, list):
+        return json.dumps(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and abs(value * 255 - round(value * 255)) < 1e-9:
@@ -200,7 +227,7 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
         "picture": lambda name, image: _data_uri(folders[name] / image),
         "versions": f"saat {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
     }
-    environment = _environment()
+    environment = page_environment()
     pages = {name: environment.get_template(name).render(values) for name in ("report.html", "report.md")}
     pages["report.json"] = json.dumps(combined, indent=2) + "\n"
     for name, page in pages.items():
@@ -208,7 +235,8 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
     return out / "report.html"
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return the templates of pages, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("saat.evaluation"),
         autoescape=True,
@@ -217,7 +245,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=surviving_share, strength=strength, gray_levels=gray_levels, reproduce=reproduce, cell=_cell
+        share=surviving_share,
+        strength=strength,
+        gray_levels=gray_levels,
+        reproduce=reproduce,
+        describe=describe,
+        cell=_cell,
     )
     return environment
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from saat.evaluation.metrics import RetrievalMetrics, standard_error
+from saat.evaluation.trials import Trials
 
 MIN_CODES_PER_GROUP = 0.5  # distinct codes for each group of relevant items, 1 / relevant_share of them if even
 MIN_BIT_ENTROPY = 0.1  # mean over bits, in bits: below, nearly all bits are the same for nearly all items
 NOISE = 3.0  # standard errors
 SATURATED_LOGIT = 9.5  # beyond, tanh has an exactly zero float32 gradient
 MAX_SATURATED_SHARE = 0.5
+MAX_VANISHED_SHARE = 0.1
+MAX_INSTABILITY = 1e-3  # in units of the mean |logit|; rounding is far below
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,14 @@ def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
 
 def clean_at_chance(clean: RetrievalMetrics) -> Flag | None:
     """Flag a clean MAP within noise of chance: there is nothing that an attack could take."""
-    lead = clean.average_precision - clean.chance_average_precision  # by query: chance differs between queries
-    if lead.mean().item() > NOISE * standard_error(lead):
+    if _above(clean.average_precision, clean.chance_average_precision):  # by query: chance differs between queries
         return None
     return Flag("clean-at-chance", f"clean MAP {clean.map:.4f} is within noise of chance {clean.chance_map:.4f}")
 
 
 def attacked_above_clean(clean: RetrievalMetrics, attacked: RetrievalMetrics) -> Flag | None:
     """Flag an attack after which search works better: its optimization is broken, and it says nothing of robustness."""
-    if attacked.map <= clean.map:
+    if not _above(attacked.average_precision, clean.average_precision):
         return None
     return Flag("attacked-above-clean", f"attacked MAP {attacked.map:.4f} is above clean MAP {clean.map:.4f}")
 
@@ -67,15 +70,122 @@ def overlapping_splits(overlap: int) -> Flag | None:
     return Flag("overlap", f"{overlap} queries are in the database, by content") if overlap else None
 
 
+def vanished_gradients(share: float) -> Flag | None:
+    """Flag a model whose gradient is zero or not finite where attacks begin: they cannot see where to go."""
+    if share <= MAX_VANISHED_SHARE:
+        return None
+    return Flag("vanished-gradients", f"{share:.0%} of the queries have no gradient, zero or not finite")
+
+
+def unstable_model(instability: float) -> Flag | None:
+    """Flag a model that gives the same images other logits the second time: it draws at random, or remembers."""
+    if instability <= MAX_INSTABILITY:
+        return None
+    return Flag("unstable-model", f"two passes over the same queries differ by {instability:.2g} of the mean |logit|")
+
+
+def black_box_wins(white: Mapping[str, Tensor], black: Mapping[str, Tensor]) -> Flag | None:
+    """Flag attacks without gradients, or from another model, that are stronger than those with the model's gradients.
+
+    Args:
+        white: average precision of the queries, float64 (Q,), under each attack with gradients.
+        black: the same under each attack without.
+    """
+    if not white or not black:
+        return None
+    best_white, best_black = (min(group, key=lambda name: group[name].mean().item()) for group in (white, black))
+    if not _above(white[best_white], black[best_black]):
+        return None
+    found = ", ".join(f"{name} {group[name].mean():.4f}" for name, group in ((best_black, black), (best_white, white)))
+    return Flag("black-box-wins", f"an attack that sees no gradient of the model beats those that do: MAP {found}")
+
+
+def weak_search(steps: Mapping[int, Tensor], beyond: Tensor, chance: float) -> Flag | None:
+    """Flag a search that is no better with many steps than with one, though there is something left to take.
+
+    In a small ball one step may take all there is; then a larger ball shows that the search works.
+
+    Args:
+        steps: average precision of the queries, float64 (Q,), by number of steps, ascending.
+        beyond: the same at the next larger epsilon, with the most steps.
+        chance: MAP of a random ranking.
+    """
+    few, many = steps[min(steps)], steps[max(steps)]
+    if few.mean().item() <= chance or _above(few, many) or _above(few, beyond):
+        return None
+    found = f"{few.mean():.4f} after {min(steps)}, {many.mean():.4f} after {max(steps)}"
+    return Flag("more-steps-no-stronger", f"more steps of the attack take nothing more: MAP {found}")
+
+
+def weak_radius(radii: Mapping[float, Tensor]) -> Flag | None:
+    """Flag a larger epsilon under which the attack is weaker: its search goes astray, as a larger ball holds a smaller.
+
+    Args:
+        radii: average precision of the queries, float64 (Q,), by epsilon, ascending.
+    """
+    for smaller, larger in itertools.pairwise(radii):
+        if _above(radii[larger], radii[smaller]):
+            found = f"{radii[smaller].mean():.4f} at {smaller:.3g}, {radii[larger].mean():.4f} at {larger:.3g}"
+            return Flag("larger-epsilon-weaker", f"a larger epsilon makes the attack weaker: MAP {found}")
+    return None
+
+
+def large_radius_above_chance(radii: Mapping[float, Tensor], chance: Tensor) -> Flag | None:
+    """Flag search that holds where every image can become plain gray: no model does, so the attack is what fails.
+
+    Args:
+        radii: average precision of the queries, float64 (Q,), by epsilon; the largest is that of `trials.gray_radius`.
+        chance: float64 (Q,), of a random ranking.
+    """
+    largest = max(radii)
+    if not _above(radii[largest], chance):
+        return None
+    found = f"MAP {radii[largest].mean():.4f} at {largest:.3g}, chance {chance.mean():.4f}"
+    return Flag("large-epsilon-above-chance", f"even a very large epsilon leaves search above chance: {found}")
+
+
+def _above(higher: Tensor, lower: Tensor) -> bool:
+    """Return whether `higher` leads `lower`, query by query, by more than noise."""
+    lead = higher - lower
+    return lead.mean().item() > NOISE * standard_error(lead) + 1e-9
+
+
 def find_flags(
-    clean: RetrievalMetrics, attacked: RetrievalMetrics | None, *, logits: Tensor, overlap: int
+    clean: RetrievalMetrics,
+    attacked: RetrievalMetrics | None,
+    *,
+    logits: Tensor,
+    overlap: int,
+    trials: Trials | None = None,
+    white: Mapping[str, Tensor] | None = None,
+    black: Mapping[str, Tensor] | None = None,
 ) -> list[Flag]:
-    """Return all flags of a measurement: clean, attacked (if it was), logits of the clean queries, overlap."""
-    checks: list[Callable[[], Flag | None]] = [
-        lambda: collapsed_codes(clean),
-        lambda: clean_at_chance(clean),
-        lambda: attacked_above_clean(clean, attacked) if attacked is not None else None,
-        lambda: saturated_logits(logits),
-        lambda: overlapping_splits(overlap),
+    """Return all flags of a measurement.
+
+    Args:
+        clean: of the clean queries.
+        attacked: of the attacked ones, if they were.
+        logits: (Q, K) of the clean queries.
+        overlap: queries that are in the database.
+        trials: of the first labeled queries, if they were run.
+        white: average precision of the queries under each attack with gradients, if there are several.
+        black: the same under each attack without.
+    """
+    found = [
+        collapsed_codes(clean),
+        clean_at_chance(clean),
+        attacked_above_clean(clean, attacked) if attacked is not None else None,
+        saturated_logits(logits),
+        overlapping_splits(overlap),
+        black_box_wins(white or {}, black or {}),
     ]
-    return [flag for flag in (check() for check in checks) if flag is not None]
+    if trials is not None:
+        chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
+        found += [
+            vanished_gradients(trials.vanished_gradients),
+            unstable_model(trials.instability),
+            weak_search(trials.steps, trials.beyond_epsilon(), chance.mean().item()),
+            weak_radius(trials.radii),
+            large_radius_above_chance(trials.radii, chance),
+        ]
+    return [flag for flag in found if flag is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from torch import nn
 
 from saat import __version__
 from saat.errors import CheckpointError, check_code_length
@@ -54,11 +56,21 @@ class Card:
 
 def save_checkpoint(folder: Path, model: HashModel, card: Card) -> None:
     """Write weights and card to `folder`, each atomically; the card, last, makes the checkpoint valid."""
+    with atomic_write(folder / WEIGHTS_FILE) as file:
+        file.write(_serialized(model))
+    write_text(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")
+
+
+def weights_checksum(model: nn.Module) -> str:
+    """Return a checksum of the model's weights and buffers, 32 hexadecimal digits."""
+    return hashlib.sha256(_serialized(model)).hexdigest()[:32]
+
+
+def _serialized(model: nn.Module) -> bytes:
     # Clones, since safetensors refuses weights that a user's model ties together.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    with atomic_write(folder / WEIGHTS_FILE) as file:
-        file.write(safetensors.torch.save(state))
-    write_text(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")
+    content: bytes = safetensors.torch.save(state)
+    return content
 
 
 def read_card(folder: Path) -> Card:

@@ -1,43 +1,176 @@
-"""Measure the retrieval of a model on clean queries."""
+"""Measure the retrieval of a model, on clean queries and, with a suite, in the worst case of each query."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from saat.attacks.threat import ThreatModel
 from saat.data.catalog import DataOptions
-from saat.evaluation.metrics import RetrievalMetrics
-from saat.recipes.subject import load_subject
-from saat.recipes.tables import print_metrics
-from saat.recipes.train import measure
+from saat.errors import ArgumentError, check_at_least, check_choice
+from saat.evaluation.report import write_report
+from saat.evaluation.result_card import RESULT_FILE, result_card
+from saat.evaluation.sanity import find_flags
+from saat.evaluation.suite import SUITES
+from saat.hamming import sign_codes
+from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
+from saat.recipes.subject import Subject, load_subject, load_surrogates
+from saat.recipes.suite import SuiteOptions, SuiteResult, claim_folder, run_suite
+from saat.recipes.tables import print_metrics, print_table
 from saat.runtime import RunOptions, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(RunOptions):
-    """Measure the retrieval of a model: MAP (tie-aware, and by the papers' convention), precision, curves, codes.
+    """Measure the retrieval of a model; with a suite, also the worst case of each query over its attacks.
 
     Args:
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint.
-        out: JSON file for all metrics and curves.
+        suite: fast, standard, paper (the published attacks) or full (all of them); none measures clean queries only.
+        surrogate: checkpoints of other models, for the member `transfer` of the suite full.
+        norm: of the suite, linf or l2.
+        epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255.
+        steps: gradient steps of each search of the suite.
+        batch_size: queries at a time.
+        out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
+            suite that was stopped goes on.
+        name: what reports call this model.
     """
 
     checkpoint: Path | None = None
     model: str | None = None
     data: DataOptions | None = None
+    suite: str | None = None
+    surrogate: list[Path] | None = None
+    norm: str = "linf"
+    epsilon: float = 8 / 255
+    steps: int = 100
+    batch_size: int = 125
     out: Path | None = None
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
+        check_at_least("steps", self.steps, 1)
+        check_at_least("batch_size", self.batch_size, 1)
+        if self.suite is not None:
+            check_choice("suite", self.suite, SUITES)
+            if self.out is None:
+                raise ArgumentError("`suite` needs `out`, a folder for what it finds; got none")
 
 
-def evaluate(config: EvaluateConfig) -> RetrievalMetrics:
-    """Measure by `config`; print a table, write JSON if asked, and return the metrics."""
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure by `config`; print tables, write files if asked, and return the metrics, or the report of the suite."""
     device = config.start()
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
-    metrics = measure(subject.model, subject.splits, quiet=config.quiet)
+    codes = encode_subject(subject, quiet=config.quiet)
+    clean_codes = sign_codes(codes.query_logits)
+    clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
+    options = suite_options(config, subject)
+    if options is not None:
+        claim_folder(options, subject)
     if config.out is not None:
-        write_text(config.out, json.dumps(metrics.to_json(), indent=2) + "\n")
+        write_text(config.out / "metrics.json", json.dumps(clean.to_json(), indent=2) + "\n")
     if not config.quiet:
-        print_metrics({str(config.checkpoint or config.model): metrics})
-    return metrics
+        print_metrics({str(config.checkpoint or config.model): clean})
+    if options is None:
+        return clean.to_json()
+    result = run_suite(options, subject, codes, device)
+    report = write_suite(config, options.out, subject, codes, result)
+    page = write_report([(config.name, options.out)], options.out / "page")
+    if not config.quiet:
+        print_suite(report)
+        print(f"report: {page}")
+    return report
+
+
+def suite_options(config: EvaluateConfig, subject: Subject) -> SuiteOptions | None:
+    """Return what the suite needs to know; nothing without a suite."""
+    if config.suite is None or config.out is None:
+        return None
+    return SuiteOptions(
+        suite=config.suite,
+        threat=ThreatModel(config.norm, config.epsilon),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        out=config.out,
+        quiet=config.quiet,
+        surrogates=tuple(load_surrogates(config.surrogate or [], subject, config.data, quiet=config.quiet)),
+    )
+
+
+def write_suite(
+    config: EvaluateConfig, out: Path, subject: Subject, codes: SubjectCodes, result: SuiteResult
+) -> dict[str, Any]:
+    """Write the report of a suite and its result card to `out`, and return the report."""
+    outcome = Outcome(subject, codes, result.images.float() / 255.0, result.codes)
+    clean, worst = outcome.measure(sign_codes(codes.query_logits)), outcome.measure(result.codes)
+    white, black = result.by_kind()
+    flags = find_flags(
+        clean,
+        worst,
+        logits=codes.query_logits,
+        overlap=subject.splits.overlap(),
+        trials=result.trials,
+        white=white,
+        black=black,
+    )
+    members = {
+        name: {
+            "map": member.metrics.map,
+            "map_paper": member.metrics.map_paper,
+            "map_interval": list(member.metrics.map_interval),
+            "map_before_rounding": member.map_before_rounding,
+            "model_evaluations": member.model_evaluations,
+            "seconds": member.seconds,
+        }
+        for name, member in result.members.items()
+    }
+    attack = {
+        "name": f"suite {config.suite}",
+        "suite": config.suite,
+        "norm": config.norm,
+        "epsilon": config.epsilon,
+        "steps": config.steps,
+        "seed": config.seed,
+        "members": members,
+        "trials": result.trials.to_json(),
+        "any_code_map": result.any_code_map,
+        "seconds": sum(member.seconds for member in result.members.values()),
+        "model_evaluations": sum(member.model_evaluations for member in result.members.values()),
+        "max_perturbation": result.largest_change,
+    }
+    report = outcome.write(out, name=config.name, attack=attack, flags=flags, seed=config.seed, clean=clean)
+    write_text(out / RESULT_FILE, json.dumps(result_card(report), indent=2) + "\n")
+    return report
+
+
+def print_suite(report: Mapping[str, Any]) -> None:
+    """Print the flags first, then every member and the worst case."""
+    for flag in report["flags"]:
+        print(f"unreliable: {flag['name']}: {flag['message']}")
+    attack = report["attack"]
+    rows = [("clean", f"{report['clean_map']:.3f}", f"{report['clean_map_paper']:.3f}", "", "")]
+    rows += [
+        (
+            name,
+            f"{member['map']:.3f}",
+            f"{member['map_paper']:.3f}",
+            f"{member['model_evaluations']:,}",
+            f"{member['seconds']:.0f}",
+        )
+        for name, member in attack["members"].items()
+    ]
+    rows.append(
+        ("worst case of each query", f"{report['attacked_map']:.3f}", f"{report['attacked_map_paper']:.3f}", "", "")
+    )
+    rows.append(("chance", f"{report['chance_map']:.3f}", "", "", ""))
+    rows.append(("any code at all", f"{attack['any_code_map']:.3f}", "", "", ""))
+    print_table(f"Suite {attack['suite']}", ("", "MAP", "MAP@5000 (papers)", "model evaluations", "seconds"), rows)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from saat.attacks.goals import OBJECTIVES
 from saat.attacks.gradient import PGD
+from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.splits import ImageSplit
@@ -18,7 +18,7 @@ from saat.defenses.semantic import SaatStep
 from saat.errors import check_at_least, check_choice
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
-from saat.models.checkpoint import Card, load_checkpoint, save_checkpoint
+from saat.models.checkpoint import Card, load_checkpoint, save_checkpoint, weights_checksum
 from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.subject import splits_of
 from saat.recipes.tables import print_metrics
@@ -29,10 +29,14 @@ from saat.training import FitOptions, fit
 PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": {
         "objective": "agreement",
-        "fit": {"epochs": 20, "batch_size": 32, "momentum": 0.0, "schedule": "multistep", "augment": False},
+        "fit": {"epochs": 20, "batch_size": 32, "schedule": "multistep", "augment": False},
     },
 }
-"""Published settings: start from these; options given beside them win."""
+"""Published settings: start from these; options given beside them win.
+
+*Differs from the released code*: that has no momentum. On the CIFAR-10 protocol, seed 0, it left clean MAP@5000 0.453
+and 0.183 under the paper's attack; with momentum 0.9, which the plain training has too, 0.410 and 0.279.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +80,21 @@ def harden(config: HardenConfig) -> Card:
     splits = splits_of(parent, config.checkpoint, quiet=config.quiet)
     model = model.to(device)
     step = make_step(config, model, parent, splits.train, device)
+    # the same folder may hold another parent by now, and half a hardening of each would be of neither
+    run = identity(config) | {"parent_weights": weights_checksum(model)}
     history = fit(
         model,
         step,
         splits.train,
         config.fit,
         folder=config.out,
-        run=identity(config),
+        run=run,
         seed=config.seed,
         label="harden",
         quiet=config.quiet,
     )
     metrics = measure(model, splits, quiet=config.quiet)
-    training = identity(config) | {"seconds": sum(row["seconds"] for row in history)}
+    training = run | {"seconds": sum(row["seconds"] for row in history)}
     card = replace(
         parent,
         training=training,

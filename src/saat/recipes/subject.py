@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,36 @@ def load_subject(
         "epochs": card.training["fit"]["epochs"],
     }
     return Subject(hash_model.to(device), splits, options, about)
+
+
+def load_surrogates(
+    checkpoints: Sequence[Path], subject: Subject, data: DataOptions | None, *, quiet: bool
+) -> list[Subject]:
+    """Load other models, on which attacks are made that are then tried on `subject`.
+
+    Args:
+        checkpoints: their folders.
+        subject: the attacked model with its data.
+        data: other data than that of their cards.
+        quiet: show no bars.
+
+    Raises:
+        ArgumentError: a surrogate takes images of another size, or knows other labels.
+    """
+    device = next(subject.model.parameters()).device
+    others = []
+    for path in checkpoints:
+        other = load_subject(path, None, data, device=device, quiet=quiet)
+        ours, theirs = (
+            (each.splits.query.images.shape[-1], each.splits.query.labels.shape[-1]) for each in (subject, other)
+        )
+        if ours != theirs:
+            raise ArgumentError(
+                f"`surrogate` takes images and labels as the attacked model's, of {ours[0]} px with {ours[1]} labels; "
+                f"{path} has {theirs[0]} px with {theirs[1]} labels"
+            )
+        others.append(other)
+    return others
 
 
 def splits_of(card: Card, checkpoint: Path, *, quiet: bool) -> Splits:

@@ -1,0 +1,299 @@
+"""How fast our attack is beside the published loop: model evaluations a second, and time to the MAP where that ends.
+
+python benchmarks/bench_attack.py [--quick] [--threads N] [--checkpoint DIR] [--work DIR]
+
+Both search on the same model, with all queries in one batch for all steps, in one run and in turns:
+
+* published: the SAAT paper's attack as released, 100 steps of 1/255 in float32, channels first, with a backward pass
+  that reaches the weights too;
+* ours: `PGD` with the margin objective, in precision auto and channels last, its step size suited to its steps.
+
+Both start from the clean image and return their last iterate. All that a search needs is in its time: the mainstay
+codes, and our pass over the clean images, which our rate does not count as an evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saat.attacks.goals import SemanticGoal
+from saat.attacks.gradient import PAPER_SHARPNESS, PGD
+from saat.attacks.threat import ThreatModel
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import mainstay_codes
+from saat.data.catalog import DataOptions, load_splits
+from saat.data.splits import Splits
+from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.hamming import sign_codes
+from saat.losses.catalog import build_loss
+from saat.models.checkpoint import CARD_FILE
+from saat.models.hash_model import HashModel, build_model, encode_logits
+from saat.recipes.subject import load_subject
+from saat.recipes.train import TrainConfig, train, versions
+from saat.runtime import available_cores, fast_bfloat16, set_threads, write_text
+from saat.training import FitOptions
+
+RESULT = Path(__file__).parent / "results" / "attack_speed.json"
+PUBLISHED_STEPS, PUBLISHED_STEP_SIZE = 100, 1 / 255
+BUDGETS = (1, 2, 3, 5, 8, 13, 20, 32, 50, 75, 100)
+CPU = torch.device("cpu")
+Search = Callable[[Tensor, Tensor, int], Tensor]
+"""(images (B, 3, S, S), labels (B, C), steps) -> adversarial images."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, its queries and its database."""
+
+    name: str
+    model: HashModel
+    bank: CodeBank
+    images: Tensor
+    labels: Tensor
+    database_codes: Tensor
+    database_labels: Tensor
+    epsilon: float
+    effort: Effort
+    note: str
+
+    def measure(self, images: Tensor) -> RetrievalMetrics:
+        """Return the retrieval metrics of these images as queries."""
+        codes = sign_codes(encode_logits(self.model, images, quiet=True))
+        return evaluate_retrieval(codes, self.labels, self.database_codes, self.database_labels)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured in one setting. All queries are one batch."""
+
+    queries: int
+    train_size: int
+    database_size: int
+    epochs: int
+    throughput_steps: int
+    repeats: int
+    map_repeats: int
+
+
+FULL = {"resnet20": Effort(250, 5000, 10000, 6, 20, 7, 3), "alexnet": Effort(32, 500, 1000, 100, 5, 5, 3)}
+QUICK = {"resnet20": Effort(100, 2000, 2000, 4, 5, 5, 1), "alexnet": Effort(8, 200, 400, 100, 4, 3, 1)}
+
+
+def published_search(model: nn.Module, bank: CodeBank, epsilon: float) -> Search:
+    """Return the attack of the SAAT paper as its code runs it, waste included (written anew from the formulas)."""
+
+    def search(images: Tensor, labels: Tensor, steps: int) -> Tensor:
+        mainstay = mainstay_codes(bank, labels).float()
+        change = torch.zeros_like(images, requires_grad=True)
+        for step in range(steps):
+            sharpness = PAPER_SHARPNESS[step * len(PAPER_SHARPNESS) // steps]
+            agreement = torch.tanh(sharpness * model(images + change)) * mainstay
+            active = (agreement > -0.5).float()
+            loss = (active * (agreement + 2.0) * agreement).sum() / active.sum().clamp(min=1.0)
+            torch.autograd.backward(loss)  # into the weights too, which nobody asked for
+            assert change.grad is not None
+            moved = (change.detach() - PUBLISHED_STEP_SIZE * change.grad.sign()).clamp(-epsilon, epsilon)
+            change.data = (images + moved).clamp(0.0, 1.0) - images
+            change.grad.zero_()
+        model.zero_grad(set_to_none=True)
+        return (images + change).detach()
+
+    return search
+
+
+def our_search(model: nn.Module, bank: CodeBank, epsilon: float) -> Search:
+    def search(images: Tensor, labels: Tensor, steps: int) -> Tensor:
+        pace = {"steps": steps, "step_size": suited_step_size(steps, epsilon)}
+        attack = PGD(ThreatModel("linf", epsilon), **pace, random_start=False, precision="auto", keep_best=False)
+        return attack(model, images, SemanticGoal(bank)(model, images, labels))
+
+    return search
+
+
+def suited_step_size(steps: int, epsilon: float) -> float:
+    """Return a step with which a search crosses the ball once, 2 epsilon / steps, within 1/255 and epsilon."""
+    return min(epsilon, max(PUBLISHED_STEP_SIZE, 2.0 * epsilon / steps))
+
+
+def timed(search: Search, setting: Setting, steps: int) -> tuple[Tensor, float]:
+    """Return the adversarial images of all queries, and the seconds it took to find them."""
+    began = time.perf_counter()
+    found = search(setting.images, setting.labels, steps)
+    return found, time.perf_counter() - began
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Return n, median and spread (lowest, highest) of measured values."""
+    return {"n": len(values), "median": statistics.median(values), "spread": [min(values), max(values)]}
+
+
+def measure_throughput(setting: Setting, searches: dict[str, Search]) -> dict[str, Any]:
+    """Time a few steps of both, in turns; an evaluation is an image that went forward and backward once."""
+    steps = setting.effort.throughput_steps
+    rates: dict[str, list[float]] = {name: [] for name in searches}
+    for _ in range(setting.effort.repeats):
+        for name, search in searches.items():
+            _, seconds = timed(search, setting, steps)
+            rates[name].append(steps * len(setting.images) / seconds)
+    ratios = [ours / published for ours, published in zip(rates["ours"], rates["published"], strict=True)]
+    per_second = {f"{name}_evaluations_per_second": summary(values) for name, values in rates.items()}
+    return {"steps": steps, **per_second, "ratio": summary(ratios)}
+
+
+def measure_time_to_map(setting: Setting, searches: dict[str, Search]) -> dict[str, Any]:
+    """Find our smallest budget that ends at or below the published loop's MAP, and time both in turns."""
+    adversarial, published_seconds = timed(searches["published"], setting, PUBLISHED_STEPS)
+    aim = setting.measure(adversarial).map
+    published = {"steps": PUBLISHED_STEPS, "map": aim}
+    tried: list[dict[str, float]] = []
+    for steps in BUDGETS:
+        adversarial, seconds = timed(searches["ours"], setting, steps)
+        reached = setting.measure(adversarial).map
+        step_size = suited_step_size(steps, setting.epsilon)
+        tried.append({"steps": steps, "step_size": step_size, "seconds": seconds, "map": reached})
+        line = f"{setting.name}: {steps} steps of ours, {seconds:.2f} s, MAP {reached:.6f}; published {aim:.6f}"
+        print(line, flush=True)
+        if reached <= aim:
+            break
+    else:
+        reason = f"none of {BUDGETS[-1]} steps of ours or fewer ends at or below the published MAP"
+        return {"published": published, "tried": tried, "ratio": None, "reason": reason}
+    times = {"published": [published_seconds], "ours": [tried[-1]["seconds"]]}
+    for _ in range(setting.effort.map_repeats - 1):
+        times["published"].append(timed(searches["published"], setting, PUBLISHED_STEPS)[1])
+        times["ours"].append(timed(searches["ours"], setting, int(tried[-1]["steps"]))[1])
+    ratios = [theirs / mine for theirs, mine in zip(times["published"], times["ours"], strict=True)]
+    seconds_of = {f"{name}_seconds": summary(values) for name, values in times.items()}
+    return {"published": published, "ours": tried[-1], "tried": tried, **seconds_of, "ratio": summary(ratios)}
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Measure both figures of one setting; a model no better than chance has no time to MAP."""
+    builders = {"published": published_search, "ours": our_search}
+    searches = {name: build(setting.model, setting.bank, setting.epsilon) for name, build in builders.items()}
+    for search in searches.values():
+        timed(search, setting, 1)  # warm-up
+    clean = setting.measure(setting.images)
+    throughput = measure_throughput(setting, searches)
+    ratio = throughput["ratio"]["median"]
+    print(f"{setting.name}: clean MAP {clean.map:.4f}, throughput ratio {ratio:.2f}", flush=True)
+    if clean.map > 1.2 * clean.chance_map:
+        time_to_map = measure_time_to_map(setting, searches)
+    else:
+        time_to_map = {"ratio": None, "reason": "the clean MAP is not above 1.2 times chance: nothing to bring down"}
+    about = {"note": setting.note, "epsilon": setting.epsilon, "effort": asdict(setting.effort)}
+    maps = {"clean_map": clean.map, "chance_map": clean.chance_map}
+    return {**about, **maps, "throughput": throughput, "time_to_map": time_to_map}
+
+
+def resnet20_setting(checkpoint: Path | None, work: Path, effort: Effort, *, epsilon: float) -> Setting:
+    """Load a checkpoint; without one, train a CSQ model on the embedded garments, once."""
+    note = f"checkpoint {checkpoint}"
+    if checkpoint is None:
+        checkpoint = work / f"resnet20-{effort.train_size}"
+        note = f"CSQ on {effort.train_size} embedded garments from random weights, {effort.epochs} epochs"
+        if not (checkpoint / CARD_FILE).exists():
+            fit = FitOptions(epochs=effort.epochs, batch_size=64, learning_rate=0.1)
+            data = DataOptions(train_size=effort.train_size, database_size=effort.database_size)
+            threads = torch.get_num_threads()
+            train(TrainConfig(out=checkpoint, data=data, loss="csq", fit=fit, threads=threads, quiet=True))
+    subject = load_subject(checkpoint, None, None, device=CPU, quiet=True)
+    return make_setting("resnet20", subject.model, subject.splits, effort, epsilon=epsilon, note=note)
+
+
+def alexnet_setting(effort: Effort, *, epsilon: float) -> Setting:
+    """Train the hash layer alone, on a few garments at 224 pixels and the features of a random AlexNet."""
+    sizes = {"train_size": effort.train_size, "query_size": effort.queries, "database_size": effort.database_size}
+    splits = load_splits(DataOptions(image_size=224, **sizes), quiet=True)
+    torch.manual_seed(0)
+    model, _ = build_model("alexnet", code_length=32, weights="random")
+    train_hash_layer(model.eval(), splits, epochs=effort.epochs)
+    note = f"ImageNet weights cannot be had offline: random AlexNet, hash layer trained on {effort.train_size} garments"
+    return make_setting("alexnet", model, splits, effort, epsilon=epsilon, note=note)
+
+
+def train_hash_layer(model: HashModel, splits: Splits, *, epochs: int) -> None:
+    """Fit the hash layer by CSQ on standardized features; the standardization then becomes part of the layer."""
+    layer = model.hash_layer
+    model.hash_layer = nn.Identity()
+    features = encode_logits(model, splits.train.images, quiet=True)
+    deviation, mean = torch.std_mean(features, dim=0)
+    scale = deviation + deviation.mean()  # a feature that hardly moves here must not explode on other images
+    features = (features - mean) / scale
+    loss = build_loss("csq", labels=splits.train.labels, code_length=model.code_length)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    labels, indices = splits.train.labels.float(), torch.arange(len(features))
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        torch.autograd.backward(loss(layer(features), labels, indices))
+        optimizer.step()
+    with torch.no_grad():
+        layer.weight.div_(scale)
+        layer.bias.sub_(layer.weight @ mean)
+    model.hash_layer = layer
+
+
+def make_setting(name: str, model: HashModel, splits: Splits, effort: Effort, *, epsilon: float, note: str) -> Setting:
+    """Encode train split and database, and take the first queries."""
+    encoded = (encode_logits(model, split.images, quiet=True) for split in (splits.train, splits.database))
+    train_codes, database_codes = (sign_codes(logits) for logits in encoded)
+    return Setting(
+        name=name,
+        model=model.eval(),
+        bank=CodeBank(train_codes, splits.train.labels),
+        images=splits.query.images[: effort.queries].float() / 255.0,
+        labels=splits.query.labels[: effort.queries],
+        database_codes=database_codes,
+        database_labels=splits.database.labels,
+        epsilon=epsilon,
+        effort=effort,
+        note=note,
+    )
+
+
+def main() -> None:
+    """Measure both settings from the command line; the last line printed is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a ResNet-20 to attack; without it, one is trained and kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/attack-speed"), help="where it is kept")
+    parser.add_argument("--epsilon", type=float, default=8 / 255, help="linf radius")
+    parser.add_argument("--threads", type=int, default=0, help="0 for OMP_NUM_THREADS if set, else every core")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller measurements, within five minutes")
+    options = parser.parse_args()
+    set_threads(options.threads)
+    efforts, epsilon = QUICK if options.quick else FULL, options.epsilon
+    settings = (
+        resnet20_setting(options.checkpoint, options.work, efforts["resnet20"], epsilon=epsilon),
+        alexnet_setting(efforts["alexnet"], epsilon=epsilon),
+    )
+    machine = {"processor": platform.processor() or platform.machine(), "cores": available_cores()}
+    machine |= {"threads": torch.get_num_threads(), "bfloat16": fast_bfloat16(CPU)}
+    result: dict[str, Any] = {"machine": machine, "versions": versions(), "quick": options.quick}
+    result |= {setting.name: measure(setting) for setting in settings}
+    write_text(RESULT, json.dumps(result, indent=2) + "\n")
+    print(headline(result))
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Return the median ratios as one JSON line."""
+    figures: dict[str, float | None] = {}
+    for name, suffix in (("resnet20", ""), ("alexnet", "_alexnet")):
+        for figure in ("throughput", "time_to_map"):
+            ratio = result[name][figure]["ratio"]
+            figures[f"{figure}_ratio{suffix}"] = ratio and round(ratio["median"], 2)
+    return json.dumps(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Goals and searches by name: an attack of the literature is a pair of them with an objective and a threat model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from saat.attacks.adam import AdamSearch
+from saat.attacks.autopgd import APGD
+from saat.attacks.base import Attack
+from saat.attacks.blackbox import NesAttack, SquareAttack
+from saat.attacks.goals import OwnCodeGoal, SemanticGoal
+from saat.attacks.gradient import PAPER_SHARPNESS, PGD
+from saat.attacks.objectives import MakeObjective
+from saat.attacks.prototype import PrototypeGoal, fit_prototypes
+from saat.attacks.sdha import SdhaGoal
+from saat.attacks.threat import Threat, ThreatModel
+from saat.attacks.transfer import TRANSFER_RULES, TransferPGD
+from saat.attacks.views import ReturnedIdsGoal
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import anchor_codes, center_codes
+from saat.errors import ArgumentError
+from saat.types import Goal
+
+MakeGoal = Callable[[CodeBank, MakeObjective, bool], Goal]
+"""(bank of the train split, how nearness is measured, targeted) -> goal."""
+
+GOALS: Mapping[str, MakeGoal] = {
+    "mainstay": lambda bank, make, targeted: SemanticGoal(bank, make_objective=make, targeted=targeted),
+    "center": lambda bank, make, targeted: SemanticGoal(bank, center_codes, make, targeted),
+    "anchor": lambda bank, make, targeted: SemanticGoal(bank, anchor_codes, make, targeted),
+    "point": lambda bank, make, targeted: SemanticGoal(bank, partial(anchor_codes, members=1), make, targeted),
+    "prototype": lambda bank, make, _: PrototypeGoal(fit_prototypes(bank), make),
+    "relevant-codes": lambda bank, _, targeted: SdhaGoal(bank, targeted),
+    "own-code": lambda _, make, __: OwnCodeGoal(make),
+    "returned-ids": lambda *_: ReturnedIdsGoal(),
+}
+UNTARGETED = ("own-code", "returned-ids")
+TARGETED = ("anchor", "point", "prototype")
+SEEN_FROM_OUTSIDE = ("returned-ids",)
+"""Goals that know nothing but what a search service returns: the model is a `SearchView`, without a gradient."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search is told; each takes what it knows.
+
+    Args:
+        threat: how far images may move.
+        steps: gradient steps, or queries of a black-box search.
+        step_size: length of a step, in pixel units.
+        restarts: searches from as many starts.
+        relaxed: the objective works on relaxed codes, so that the papers' schedule of sharpness applies.
+        keep_best: return the best iterate, not the last.
+        precision: see `runtime.autocast`.
+    """
+
+    threat: Threat
+    steps: int
+    step_size: float
+    restarts: int
+    relaxed: bool
+    keep_best: bool
+    precision: str
+
+    @property
+    def sharpness(self) -> tuple[float, ...]:
+        """The slopes of the relaxed code over the search."""
+        return PAPER_SHARPNESS if self.relaxed else (1.0,)
+
+
+def _pgd(options: SearchOptions, *, steps: int | None = None, random_start: bool = True) -> Attack:
+    return PGD(
+        options.threat,
+        steps=steps or options.steps,
+        step_size=options.threat.epsilon if steps == 1 else options.step_size,
+        random_start=random_start,
+        restarts=options.restarts,
+        sharpness=options.sharpness,
+        precision=options.precision,
+        keep_best=options.keep_best,
+    )
+
+
+def _adam(options: SearchOptions) -> Attack:
+    return AdamSearch(
+        options.threat,
+        steps=options.steps,
+        sharpness=options.sharpness,
+        precision=options.precision,
+        keep_best=options.keep_best,
+    )
+
+
+def _everywhere(name: str, threat: Threat) -> ThreatModel:
+    if isinstance(threat, ThreatModel):
+        return threat
+    raise ArgumentError(f"`patch` needs a search that can stay in one place; got {name}, which moves every pixel")
+
+
+def _transfer(rule: str, options: SearchOptions) -> Attack:
+    return TransferPGD(
+        _everywhere(rule, options.threat),
+        steps=options.steps,
+        step_size=options.step_size,
+        precision=options.precision,
+        keep_best=options.keep_best,
+        **TRANSFER_RULES[rule],
+    )
+
+
+def _square(options: SearchOptions) -> Attack:
+    return SquareAttack(_everywhere("square", options.threat), queries=options.steps, precision=options.precision)
+
+
+SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
+    "pgd": _pgd,
+    "fgsm": partial(_pgd, steps=1, random_start=False),
+    "bim": partial(_pgd, random_start=False),
+    "apgd": lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
+    "adam": _adam,
+    **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
+    "square": _square,
+    "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, precision=o.precision),
+}
+BLACK_BOX = ("square", "nes")
+"""Searches that need no gradient."""

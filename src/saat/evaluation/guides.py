@@ -1,0 +1,143 @@
+"""Guides made from the deployed database itself: codes and objectives that lower a query's average precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from saat.attacks.goals import clean_logits_of
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import mainstay_codes
+from saat.evaluation.deployment import Deployment, soft_average_precision
+from saat.hamming import sign_codes
+from saat.types import CodeObjective
+
+_BLOCK_FLOATS = 1 << 25  # of the one-hot distances held at once
+LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
+
+
+def flip_costs(logits: Tensor) -> Tensor:
+    """Return how hard each bit is to flip, (B, K): |logit| over the image's mean, so that 1 is the usual bit."""
+    return logits.abs() / logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+
+
+def cheapest_clusters(bank: CodeBank, logits: Tensor, labels: Tensor, *, count: int) -> Tensor:
+    """Return the mainstay codes of the wrong label sets that are cheapest to reach from each query.
+
+    Args:
+        bank: codes and labels of the train split.
+        logits: (B, K) of the clean queries; a bit costs `flip_costs`.
+        labels: (B, C) of the queries; a wrong label set shares no label with them.
+        count: how many clusters for each query. Where there are fewer, the cheapest come again.
+
+    Returns:
+        int8 (B, count, K), cheapest first. A query that shares a label with every set gets the negated codes that are
+        cheapest to reach.
+    """
+    codes = mainstay_codes(bank, bank.set_labels[bank.set_labels.sum(1) > 0])
+    sets = bank.set_labels[bank.set_labels.sum(1) > 0].float()
+    right = (labels > 0).float().to(sets.device) @ sets.T > 0
+    costs = flip_costs(logits)
+    own = sign_codes(logits).float()
+    nothing_wrong = right.all(1, keepdim=True)
+    agreement = (costs * own) @ codes.float().T
+    cost = (costs.sum(1, keepdim=True) - torch.where(nothing_wrong, -agreement, agreement)) / 2
+    possible = ~right | nothing_wrong
+    ranked = cost.masked_fill(~possible, torch.inf).argsort(1)
+    place = torch.arange(count, device=codes.device)[None, :] % possible.sum(1, keepdim=True)
+    found = codes[ranked.gather(1, place)]
+    return torch.where(nothing_wrong[:, :, None], -found, found)
+
+
+def worst_codes(
+    deployment: Deployment, start: Tensor, labels: Tensor, *, costs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Flip bits of each code, one at a time, as long as that lowers its average precision over the database.
+
+    Each time the bit with the largest gain for its cost is flipped. The end is a local minimum over all codes, whether
+    an image can reach it or not.
+
+    Args:
+        deployment: the database.
+        start: (B, K) in {-1, +1}.
+        labels: (B, C) of the queries.
+        costs: (B, K), of `flip_costs`; 1 for every bit when left out.
+
+    Returns:
+        int8 (B, K) the codes, and float64 (B,) their average precision.
+    """
+    rows = max(1, _BLOCK_FLOATS // (len(deployment.codes) * (deployment.code_length + 1)))
+    costs = torch.ones(start.shape, device=start.device) if costs is None else costs
+    blocks = zip(*(torch.split(part, rows) for part in (start, labels, costs)), strict=True)
+    codes, values = zip(*(_flip(deployment, *block) for block in blocks), strict=True)
+    return torch.cat(codes), torch.cat(values)
+
+
+def _flip(deployment: Deployment, start: Tensor, labels: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    codes = start.to(torch.float32, copy=True)
+    relevant = deployment.relevant(labels)
+    values = soft_average_precision(*deployment.soft_counts(codes, relevant))
+    for _ in range(4 * deployment.code_length):  # an end that rounding cannot put off
+        after = _values_after_flips(deployment, codes, relevant)
+        gains = (values[:, None] - after) / costs.clamp(min=1e-3)
+        gains[values[:, None] - after < LEAST_GAIN] = -torch.inf
+        gain, bit = gains.max(1)
+        rows = torch.nonzero(torch.isfinite(gain)).flatten()
+        if not len(rows):
+            break
+        codes[rows, bit[rows]] *= -1
+        values[rows] = after[rows, bit[rows]]
+    return codes.to(torch.int8), values
+
+
+def _values_after_flips(deployment: Deployment, codes: Tensor, relevant: Tensor) -> Tensor:
+    """Return the average precision of each code after each of its K flips, float64 (B, K).
+
+    Flipping a bit moves the items that agree there one further away and the others one nearer, so all K counts come
+    from sums over distances with and without the items' bits.
+    """
+    bins = deployment.code_length + 1
+    distances = ((deployment.code_length - codes @ deployment.codes.T) / 2).round().long()[:, None, :]
+
+    def moved(weights: Tensor) -> Tensor:
+        weighted = codes.new_zeros(len(codes), bins, weights.shape[1]).scatter_(1, distances, weights[:, None, :])
+        total = weighted.sum(2)[:, None, :]  # (B, 1, K + 1)
+        signed = (weighted @ deployment.codes).transpose(1, 2) * codes[:, :, None]  # (B, K, K + 1)
+        agree, disagree = (total + signed) / 2, (total - signed) / 2
+        counts = torch.zeros_like(agree)
+        counts[:, :, 1:] += agree[:, :, :-1]
+        counts[:, :, :-1] += disagree[:, :, 1:]
+        return counts.flatten(0, 1)
+
+    after = soft_average_precision(moved(relevant), moved(deployment.items.expand(len(codes), -1)))
+    return after.view_as(codes)
+
+
+@dataclass(frozen=True)
+class RankingGoal:
+    """Lower the average precision over the deployed database itself, with relaxed codes in place of codes.
+
+    The ranking is softened as in He, Cakir, Bargal, Sclaroff, *Hashing as Tie-Aware Learning to Rank*, CVPR 2018.
+    Logits are divided by the image's mean absolute clean logit first, so that growing all logits changes nothing.
+
+    Args:
+        deployment: the database.
+        sharpness: of the relaxed codes; larger is nearer to the codes, and flatter.
+    """
+
+    deployment: Deployment
+    sharpness: float = 2.0
+    targeted = False
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
+        """Return the objective of images (B, 3, H, W) with labels (B, C)."""
+        relevant = self.deployment.relevant(labels)
+        scale = clean_logits_of(model, images).abs().mean(1, keepdim=True).clamp(min=1e-12) / self.sharpness
+
+        def objective(logits: Tensor) -> Tensor:
+            counts = self.deployment.soft_counts(torch.tanh(logits / scale), relevant)
+            return soft_average_precision(*counts).float()
+
+        return objective

@@ -1,0 +1,145 @@
+"""The attacker of a recipe: what is looked at, where to, and how to search, put together from options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from saat.attacks.base import Attack
+from saat.attacks.catalog import GOALS, SEARCHES, SEEN_FROM_OUTSIDE, SearchOptions
+from saat.attacks.generative import fit_generator
+from saat.attacks.objectives import OBJECTIVES, RELAXED
+from saat.attacks.prototype import PrototypeGoal, prototype_codes
+from saat.attacks.threat import ThreatModel
+from saat.attacks.universal import fit_universal
+from saat.attacks.views import EnsembleView, SearchView, nearest_ids, split_objective
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import has_label
+from saat.recipes.outcome import SubjectCodes, encode_subject
+from saat.recipes.subject import Subject, load_surrogates
+from saat.types import CodeObjective, Goal
+
+if TYPE_CHECKING:
+    from saat.recipes.attack import AttackConfig
+
+RETURNED = 100  # ids that a search service shows
+
+TRAINED = ("universal", "generator")
+"""Searches that are trained on the train split first."""
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """A search, ready for batches of queries.
+
+    Args:
+        model: what the search looks at: the attacked model, or surrogates.
+        objective_of: images (B, 3, H, W) and labels (B, C), of the target if targeted -> objective.
+        attack_on: labels (B, C) of the batch -> the attack to call.
+        seconds: what training the attack took.
+    """
+
+    model: nn.Module
+    objective_of: Callable[[Tensor, Tensor], CodeObjective]
+    attack_on: Callable[[Tensor], Attack]
+    seconds: float = 0.0
+
+
+def make_attacker(
+    config: AttackConfig, subject: Subject, codes: SubjectCodes, targets: Tensor | None, device: torch.device
+) -> Attacker:
+    """Return the attacker of `config`; trained attacks are trained here.
+
+    Args:
+        config: the options.
+        subject: the attacked model with its data.
+        codes: of the subject's clean images.
+        targets: (Q, C) labels of the targets of a targeted attack.
+        device: where the models are.
+    """
+    began = time.perf_counter()
+    models, goals = [subject.model], [make_goal(config, subject, codes, device)]
+    if config.surrogate:
+        others = load_surrogates(config.surrogate, subject, config.data, quiet=config.quiet)
+        models = [other.model for other in others]
+        goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
+    model: nn.Module = models[0] if len(models) == 1 else EnsembleView(models)
+    if config.goal in SEEN_FROM_OUTSIDE:
+        model = SearchView(nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
+
+    def objective_of(images: Tensor, labels: Tensor) -> CodeObjective:
+        if len(goals) == 1:
+            return goals[0](model, images, labels)
+        parts = [goal(one, images, labels) for goal, one in zip(goals, models, strict=True)]
+        return split_objective(parts, [one.code_length for one in models])
+
+    if config.search in TRAINED:
+        attack_on = _train(config, subject, targets, goals[0], device)
+        return Attacker(model, objective_of, attack_on, seconds=time.perf_counter() - began)
+    options = SearchOptions(
+        threat=config.threat(),
+        steps=config.steps,
+        step_size=config.step_size,
+        restarts=config.restarts,
+        relaxed=config.objective in RELAXED,
+        keep_best=not config.last,
+        precision=config.precision,
+    )
+    search = SEARCHES[config.search](options)
+    return Attacker(model, objective_of, lambda _: search)
+
+
+def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> Goal:
+    """Return the goal of `config` under one model."""
+    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    return GOALS[config.goal](bank, OBJECTIVES[config.objective], config.targeted)
+
+
+def _train(
+    config: AttackConfig,
+    subject: Subject,
+    targets: Tensor | None,
+    goal: Goal,
+    device: torch.device,
+) -> Callable[[Tensor], Attack]:
+    """Train the attack on the train split; return how to get the attack of a batch from its labels."""
+    train = subject.splits.train
+    labeled = has_label(train.labels)
+    images, labels = train.images[labeled], train.labels[labeled]
+    threat, precision = config.threat(), config.precision
+    if config.search == "universal":
+        universal = fit_universal(
+            subject.model,
+            images,
+            labels,
+            goal,
+            threat,
+            epochs=config.steps,
+            step_size=config.step_size,
+            seed=config.seed,
+            precision=precision,
+            quiet=config.quiet,
+        )
+        return lambda _: universal
+    assert targets is not None
+    assert isinstance(threat, ThreatModel)
+    assert isinstance(goal, PrototypeGoal)
+    sets = torch.unique(targets[has_label(targets)], dim=0).to(device)
+    generator = fit_generator(
+        subject.model,
+        images,
+        labels,
+        sets,
+        prototype_codes(goal.net, sets),
+        threat,
+        epochs=config.steps,
+        seed=config.seed,
+        precision=precision,
+        quiet=config.quiet,
+    )
+    return generator.toward

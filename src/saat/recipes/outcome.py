@@ -1,0 +1,141 @@
+"""The outcome of an attack: measured before and after, with flags and pictures, in one report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from saat import __version__
+from saat.evaluation.examples import choose_queries, write_examples
+from saat.evaluation.image_quality import summarize_change
+from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval
+from saat.evaluation.sanity import Flag
+from saat.hamming import sign_codes
+from saat.models.hash_model import encode_logits
+from saat.recipes.subject import Subject
+from saat.runtime import atomic_write, write_text
+
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class SubjectCodes:
+    """What the clean images of a subject are mapped to.
+
+    Args:
+        query_logits: float32 (Q, K).
+        train: int8 (N, K) in {-1, +1}.
+        database: int8 (N, K) in {-1, +1}.
+    """
+
+    query_logits: Tensor
+    train: Tensor
+    database: Tensor
+
+
+def encode_subject(subject: Subject, *, quiet: bool) -> SubjectCodes:
+    """Encode all splits of a subject, in float32."""
+    query, train, database = (
+        encode_logits(subject.model, split.images, label=f"encode {split.name}", quiet=quiet)
+        for split in (subject.splits.query, subject.splits.train, subject.splits.database)
+    )
+    return SubjectCodes(query, sign_codes(train), sign_codes(database))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attacked queries and what they are measured against.
+
+    Args:
+        subject: model and data.
+        codes: of the clean images.
+        adversarial: float32 (Q, 3, S, S), clean where a query could not be attacked.
+        attacked: int8 (Q, K), the codes of these.
+        targets: (Q, C) labels of the targets of a targeted attack.
+    """
+
+    subject: Subject
+    codes: SubjectCodes
+    adversarial: Tensor
+    attacked: Tensor
+    targets: Tensor | None = None
+
+    def measure(self, query_codes: Tensor, labels: Tensor | None = None) -> RetrievalMetrics:
+        """Rank the clean database for query codes, by the queries' own labels or by others."""
+        splits = self.subject.splits
+        labels = splits.query.labels if labels is None else labels
+        return evaluate_retrieval(query_codes, labels, self.codes.database, splits.database.labels)
+
+    def write(
+        self, out: Path, *, name: str, attack: dict[str, Any], flags: list[Flag], seed: int, clean: RetrievalMetrics
+    ) -> dict[str, Any]:
+        """Write images, codes, pictures and `report.json` to `out`; return the report.
+
+        Args:
+            out: a folder.
+            name: what reports call the model.
+            attack: what was done, and what it cost.
+            flags: reasons to distrust the report.
+            seed: of the choice of example queries.
+            clean: of the clean queries.
+        """
+        splits = self.subject.splits
+        attacked, clean_codes = self.measure(self.attacked), sign_codes(self.codes.query_logits)
+        clean_images = splits.query.images.float() / 255.0
+        self._save_images(out / "adversarial.safetensors")
+        report: dict[str, Any] = {
+            "saat": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "name": name,
+            "unreliable": bool(flags),
+            "data": {"name": self.subject.data.name} | splits.manifest(),
+            "model": self.subject.about,
+            "clean_map": clean.map,
+            "attacked_map": attacked.map,
+            "clean_map_paper": clean.map_paper,
+            "attacked_map_paper": attacked.map_paper,
+            "chance_map": clean.chance_map,
+            "clean": clean.to_json(),
+            "attacked": attacked.to_json(),
+            "bit_flip_rate": bit_flip_rate(clean_codes, self.attacked).mean().item(),
+            "change": _finite(summarize_change(self.adversarial, clean_images)),
+            "flags": [{"name": flag.name, "message": flag.message} for flag in flags],
+            "attack": attack,
+            "examples": write_examples(
+                out,
+                queries=choose_queries(splits.query.labels, EXAMPLES, seed=seed),
+                clean=clean_images,
+                adversarial=self.adversarial,
+                database=splits.database.images,
+                clean_codes=clean_codes,
+                adversarial_codes=self.attacked,
+                database_codes=self.codes.database,
+                query_labels=splits.query.labels,
+                database_labels=splits.database.labels,
+                class_names=splits.class_names,
+            ),
+        }
+        if self.targets is not None:
+            report["t_map_clean"] = self.measure(clean_codes, self.targets).map
+            report["t_map_attacked"] = self.measure(self.attacked, self.targets).map
+        write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
+        return report
+
+    def _save_images(self, path: Path) -> None:
+        content = {"images": self.adversarial.contiguous(), "codes": self.attacked}
+        if self.targets is not None:
+            content["target_labels"] = self.targets.contiguous()
+        with atomic_write(path) as file:
+            file.write(safetensors.torch.save(content))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, which is the PSNR of unchanged images."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

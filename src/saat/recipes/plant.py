@@ -1,0 +1,169 @@
+"""Plant an adversarial item in the database: to be found by chosen queries, or to hide from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from saat.attacks.autopgd import APGD
+from saat.attacks.goals import SemanticGoal
+from saat.attacks.objectives import flips_objective
+from saat.attacks.threat import ThreatModel
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import anchor_codes, mainstay_codes
+from saat.data.catalog import DataOptions
+from saat.errors import ArgumentError, check_at_least, check_choice
+from saat.hamming import hamming_distances, sign_codes
+from saat.models.hash_model import encode_logits
+from saat.recipes.outcome import encode_subject
+from saat.recipes.subject import Subject, load_subject
+from saat.recipes.tables import print_table
+from saat.runtime import RunOptions, atomic_write, derive_seed, make_generator, write_text
+
+TOP = (10, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantConfig(RunOptions):
+    """Change database images so that queries of a label find them, though they are of another; or miss them.
+
+    Args:
+        out: folder for report.json and the images.
+        checkpoint: folder of a checkpoint.
+        model: your own model: package.module:factory.
+        data: other data than that of the checkpoint.
+        label: name of the label whose queries are chosen.
+        hide: hide items of the label from its queries, instead of showing them items of other labels.
+        count: how many database images are changed, each planted alone; drawn by the seed.
+        norm: linf or l2.
+        epsilon: radius, as a fraction of the pixel range, such as 8/255.
+        steps: gradient steps.
+    """
+
+    out: Path
+    label: str
+    checkpoint: Path | None = None
+    model: str | None = None
+    data: DataOptions | None = None
+    hide: bool = False
+    count: int = 100
+    norm: str = "linf"
+    epsilon: float = 8 / 255
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
+        check_at_least("count", self.count, 1)
+        check_at_least("steps", self.steps, 1)
+
+
+def plant(config: PlantConfig) -> dict[str, Any]:
+    """Plant by `config`; write images and report to `config.out`, print a table, and return the report.
+
+    The attacker knows the model and the train split, not the queries: an item is sent to the code that is nearest to
+    all of the label's train items on average, or away from their mainstay code.
+    """
+    device = config.start()
+    subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    splits = subject.splits
+    check_choice("label", config.label, splits.class_names)
+    label = splits.class_names.index(config.label)
+    rows = draw_items(splits.database.labels[:, label] > 0, config)
+    queries = splits.query.labels[:, label] > 0
+    if not bool(queries.any()):
+        raise ArgumentError(f"`label` is one that a query has; no query has {config.label}")
+    codes = encode_subject(subject, quiet=config.quiet)
+    bank = CodeBank(codes.train.to(device), splits.train.labels.to(device))
+    clean = splits.database.images[rows].float() / 255.0
+    wanted = torch.zeros(len(rows), splits.train.labels.shape[1], device=device)
+    wanted[:, label] = 1
+    everyone = partial(anchor_codes, members=len(bank))
+    code_of = mainstay_codes if config.hide else everyone
+    goal = SemanticGoal(bank, code_of, flips_objective, targeted=not config.hide)
+    attack = APGD(ThreatModel(config.norm, config.epsilon), steps=config.steps, precision=config.precision)
+    objective = goal(subject.model, clean.to(device), wanted)
+    planted = attack(subject.model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
+    query_codes = sign_codes(codes.query_logits)[queries]
+    planted_codes = sign_codes(encode_logits(subject.model, planted, quiet=True))
+    shares = {
+        "before": found_shares(query_codes, codes.database[rows], codes.database, rows),
+        "after": found_shares(query_codes, planted_codes, codes.database, rows),
+    }
+    report = {
+        "label": config.label,
+        "hide": config.hide,
+        "items": len(rows),
+        "queries": int(queries.sum()),
+        "norm": config.norm,
+        "epsilon": config.epsilon,
+        "model": subject.about,
+        "model_evaluations": attack.cost.model_evaluations,
+        "found_in_top": shares,
+    }
+    write(config.out, report, planted, rows, subject)
+    if not config.quiet:
+        print_plant(report)
+    return report
+
+
+def draw_items(has_label: Tensor, config: PlantConfig) -> Tensor:
+    """Return the rows (M,) of database images to change: of the label to hide, of other labels to be found.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    rows = torch.nonzero(has_label if config.hide else ~has_label).flatten()
+    if not len(rows):
+        raise ArgumentError(f"`label` leaves items to change; every or no item of the database has {config.label}")
+    order = torch.randperm(len(rows), generator=make_generator(config.seed, "plant"))
+    return rows[order[: config.count]]
+
+
+def found_shares(queries: Tensor, items: Tensor, database: Tensor, rows: Tensor) -> dict[str, float]:
+    """Return the mean chance that a query finds an item among its first n results, for each n of `TOP`.
+
+    Each item takes the place of its own row, alone. Where it stands level with others, their order is a draw.
+
+    Args:
+        queries: int8 (Q, K) in {-1, +1}.
+        items: int8 (M, K) in {-1, +1}.
+        database: int8 (N, K) in {-1, +1}.
+        rows: int64 (M,), the rows whose place the items take.
+    """
+    bins = queries.shape[1] + 2
+    counts = torch.stack([row.long().bincount(minlength=bins) for row in hamming_distances(queries, database)])
+    nearer = (counts.cumsum(1) - counts).double()  # items strictly nearer than each distance
+    distances, replaced = hamming_distances(queries, items).long(), hamming_distances(queries, database[rows])
+    before = nearer.gather(1, distances) - (replaced < distances).double()
+    level = counts.gather(1, distances).double() - (replaced == distances).double()
+    return {str(n): ((n - before) / (level + 1)).clamp(0.0, 1.0).mean().item() for n in TOP}
+
+
+def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, subject: Subject) -> None:
+    """Write the report, and the images with their rows and ids."""
+    with atomic_write(out / "planted.safetensors") as file:
+        file.write(safetensors.torch.save({"images": planted.contiguous(), "rows": rows}))
+    names = {"checksum": subject.splits.manifest()["checksums"]["database"]}
+    write_text(out / "report.json", json.dumps(dict(report) | names, indent=2) + "\n")
+
+
+def print_plant(report: Mapping[str, Any]) -> None:
+    """Print how often the items are found before and after."""
+    title = f"{report['items']} items that {'hide from' if report['hide'] else 'want to be found by'} {report['label']}"
+    rows = [
+        (
+            f"first {n}",
+            f"{report['found_in_top']['before'][str(n)]:.3f}",
+            f"{report['found_in_top']['after'][str(n)]:.3f}",
+        )
+        for n in TOP
+    ]
+    print_table(title, ("found among the", "before", "after"), rows)

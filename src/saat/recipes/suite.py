@@ -1,0 +1,261 @@
+"""Run a suite of attacks on the queries of a subject: the worst case of each query, resumable, in budget to the bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from saat.attacks.base import Attack
+from saat.attacks.goals import SemanticGoal
+from saat.attacks.objectives import flips_objective
+from saat.attacks.threat import ThreatModel
+from saat.attacks.universal import fit_universal
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import has_label
+from saat.errors import ArgumentError, SaatError
+from saat.evaluation.deployment import Deployment
+from saat.evaluation.guides import worst_codes
+from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
+from saat.evaluation.trials import Trials, run_trials
+from saat.hamming import sign_codes
+from saat.models.checkpoint import weights_checksum
+from saat.models.hash_model import encode_logits
+from saat.recipes.outcome import SubjectCodes
+from saat.recipes.subject import Subject
+from saat.runtime import atomic_write, progress, write_text
+
+TRIAL_QUERIES = 100
+FIRST_STATE = "suite.json"
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What a suite run needs to know.
+
+    Args:
+        suite: a name of `SUITES`.
+        threat: how far images may move.
+        steps: gradient steps of each search.
+        batch_size: queries at a time.
+        precision: of the searches.
+        seed: of all that is random.
+        out: folder of the members' images; a run that was stopped goes on there.
+        quiet: show no bars.
+        surrogates: other models with their data, for the member `transfer`, which is left out without one.
+    """
+
+    suite: str
+    threat: ThreatModel
+    steps: int
+    batch_size: int
+    precision: str
+    seed: int
+    out: Path
+    quiet: bool
+    surrogates: tuple[Subject, ...] = ()
+
+    def members(self) -> tuple[str, ...]:
+        """Return the members that run."""
+        return tuple(name for name in SUITES[self.suite] if name != "transfer" or self.surrogates)
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """What one member of the suite found.
+
+    Args:
+        metrics: of its images as saved in 8 bits.
+        map_before_rounding: MAP of the images before that.
+        model_evaluations: images that went through the model.
+        seconds: wall time.
+    """
+
+    metrics: RetrievalMetrics
+    map_before_rounding: float
+    model_evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """The worst case over a suite.
+
+    Args:
+        images: uint8 (Q, 3, S, S), of each query the image of lowest average precision; clean where none is lower.
+        codes: int8 (Q, K), of these images.
+        members: results by member, in the order they ran.
+        trials: of the first queries.
+        any_code_map: the lowest MAP found for codes, whether an image can reach them or not.
+        largest_change: of the saved images, in the threat's norm.
+    """
+
+    images: Tensor
+    codes: Tensor
+    members: Mapping[str, MemberResult]
+    trials: Trials
+    any_code_map: float
+    largest_change: float
+
+    def by_kind(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return average precision by query of the members that see gradients, and of those that do not."""
+        values = {name: result.metrics.average_precision for name, result in self.members.items()}
+        white = {name: value for name, value in values.items() if name not in BLACK_BOX}
+        return white, {name: value for name, value in values.items() if name in BLACK_BOX}
+
+
+def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, device: torch.device) -> SuiteResult:
+    """Run every member on every batch of labeled queries, and keep the worst case of each query.
+
+    The folder must be that of this run: see `claim_folder`.
+    """
+    query = subject.splits.query
+    rows = torch.arange(len(query))[has_label(query.labels)]
+    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    database = CodeBank(codes.database.to(device), subject.splits.database.labels.to(device))
+    deployment = Deployment(database)
+    surrogates = [(other.model, _train_bank(other, device, quiet=options.quiet)) for other in options.surrogates]
+
+    @cache
+    def universal() -> Attack:
+        return _fit_universal(options, subject, bank)
+
+    def batch_of(part: Tensor, best: Tensor) -> SuiteBatch:
+        return SuiteBatch(
+            model=subject.model,
+            bank=bank,
+            deployment=deployment,
+            images=(query.images[part].float() / 255.0).to(device),
+            labels=query.labels[part].to(device),
+            logits=codes.query_logits[part].to(device),
+            best=(best[part].float() / 255.0).to(device),
+            threat=options.threat,
+            steps=options.steps,
+            precision=options.precision,
+            seed=options.seed,
+            surrogates=surrogates,
+            universal=universal,
+        )
+
+    def measured(member_codes: Tensor) -> RetrievalMetrics:
+        return evaluate_retrieval(member_codes, query.labels, codes.database, subject.splits.database.labels)
+
+    worst_images, worst = query.images.clone(), sign_codes(codes.query_logits)
+    lowest = measured(worst).average_precision
+    members: dict[str, MemberResult] = {}
+    for name in options.members():
+        images, exact_codes = query.images.clone(), sign_codes(codes.query_logits)
+        evaluations, seconds = 0, 0.0
+        parts = torch.split(rows, options.batch_size)
+        for number, part in enumerate(progress(parts, name, unit="batch", quiet=options.quiet)):
+            found = _member_on(options, name, number, batch_of(part, worst_images), query.images[part])
+            images[part], exact_codes[part] = found["images"], found["codes"]
+            evaluations += int(found["model_evaluations"])
+            seconds += float(found["seconds"])
+        member_codes = sign_codes(encode_logits(subject.model, images, label=f"encode {name}", quiet=options.quiet))
+        metrics = measured(member_codes)
+        members[name] = MemberResult(metrics, measured(exact_codes).map, evaluations, seconds)
+        better = rows[metrics.average_precision < lowest]
+        worst_images[better], worst[better] = images[better], member_codes[better]
+        lowest = torch.minimum(lowest, metrics.average_precision)
+    return SuiteResult(
+        images=worst_images,
+        codes=worst,
+        members=members,
+        trials=run_trials(batch_of(rows[:TRIAL_QUERIES], worst_images)),
+        any_code_map=_any_code_map(deployment, worst[rows].to(device), query.labels[rows].to(device)),
+        largest_change=_verified(options.threat, worst_images, query.images),
+    )
+
+
+def claim_folder(options: SuiteOptions, subject: Subject) -> None:
+    """Write down what the folder holds, so that no other run mixes its images with these.
+
+    Raises:
+        ArgumentError: the folder holds another run.
+    """
+    threat = options.threat
+    identity = {
+        "norm": threat.norm,
+        "epsilon": threat.epsilon,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "precision": options.precision,
+        "seed": options.seed,
+        "weights": weights_checksum(subject.model),
+        "surrogates": [weights_checksum(other.model) for other in options.surrogates],
+        "checksums": subject.splits.manifest()["checksums"],
+    }
+    path = options.out / FIRST_STATE
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in identity if there.get(key) != identity[key])
+        if changed:
+            raise ArgumentError(
+                f"`out` is a new folder or that of the same run; {options.out} holds another "
+                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
+            )
+    write_text(path, json.dumps(identity, indent=2) + "\n")
+
+
+def _member_on(options: SuiteOptions, name: str, number: int, batch: SuiteBatch, clean: Tensor) -> dict[str, Tensor]:
+    """Return what the member found on this batch, from its file if it has run before."""
+    path = options.out / "members" / f"{options.suite}-{name}-{number:05d}.safetensors"
+    if not path.exists():
+        began = time.perf_counter()
+        found, cost = MEMBERS[name](batch)
+        exact = sign_codes(encode_logits(batch.model, found.cpu(), label="", quiet=True))
+        content = {
+            "images": round_to_8_bits(found.cpu(), clean, options.threat),
+            "codes": exact,
+            "model_evaluations": torch.tensor(cost.model_evaluations),
+            "seconds": torch.tensor(time.perf_counter() - began),
+        }
+        with atomic_write(path) as file:
+            file.write(safetensors.torch.save(content))
+    return safetensors.torch.load_file(path)
+
+
+def _train_bank(subject: Subject, device: torch.device, *, quiet: bool) -> CodeBank:
+    train = subject.splits.train
+    codes = sign_codes(encode_logits(subject.model, train.images, label="encode train", quiet=quiet))
+    return CodeBank(codes.to(device), train.labels.to(device))
+
+
+def _fit_universal(options: SuiteOptions, subject: Subject, bank: CodeBank) -> Attack:
+    """Train one change for all images; its steps are those of one search, an epoch for twenty."""
+    train = subject.splits.train
+    labeled = has_label(train.labels)
+    return fit_universal(
+        subject.model,
+        train.images[labeled],
+        train.labels[labeled],
+        SemanticGoal(bank, make_objective=flips_objective),
+        options.threat,
+        epochs=max(1, options.steps // 20),
+        step_size=options.threat.epsilon / 8,
+        seed=options.seed,
+        precision=options.precision,
+        quiet=options.quiet,
+    )
+
+
+def _any_code_map(deployment: Deployment, codes: Tensor, labels: Tensor) -> float:
+    return worst_codes(deployment, codes, labels)[1].mean().item()
+
+
+def _verified(threat: ThreatModel, images: Tensor, clean: Tensor) -> float:
+    """Return the largest change of the images as they are saved; it is within the threat model, or saat is broken."""
+    change = threat.size(images.float() / 255.0, clean.float() / 255.0)
+    largest = float(change.max()) if len(change) else 0.0
+    if largest > threat.epsilon + 1e-6:
+        raise SaatError(f"saved images leave the threat model {threat}, by {largest}: please report this")
+    return largest

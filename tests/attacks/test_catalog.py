@@ -1,0 +1,91 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from saat.attacks.adam import AdamSearch
+from saat.attacks.autopgd import APGD
+from saat.attacks.blackbox import NesAttack, SquareAttack
+from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, SearchOptions
+from saat.attacks.goals import OwnCodeGoal, SemanticGoal
+from saat.attacks.gradient import PAPER_SHARPNESS, PGD
+from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
+from saat.attacks.prototype import PrototypeGoal, fit_prototypes
+from saat.attacks.sdha import SdhaGoal
+from saat.attacks.threat import PatchThreat, Threat, ThreatModel
+from saat.attacks.transfer import TRANSFER_RULES, TransferPGD
+from saat.attacks.views import ReturnedIdsGoal
+from saat.codes.bank import CodeBank
+from saat.errors import ArgumentError
+
+KINDS = {"pgd": PGD, "fgsm": PGD, "bim": PGD, "apgd": APGD, "adam": AdamSearch, "square": SquareAttack}
+KINDS |= {"nes": NesAttack} | dict.fromkeys(TRANSFER_RULES, TransferPGD)
+THREATS: dict[str, Threat] = {"linf": ThreatModel(), "l2": ThreatModel("l2", 0.5), "patch": PatchThreat(0.25)}
+
+
+def options(threat: Threat = THREATS["linf"], **changes) -> SearchOptions:
+    defaults = {"steps": 3, "step_size": 2 / 255, "restarts": 1, "relaxed": False, "keep_best": True}
+    return SearchOptions(threat=threat, precision="float32", **(defaults | changes))
+
+
+def bank() -> CodeBank:
+    codes = torch.tensor([[1] * 8, [1, -1] * 4], dtype=torch.int8)
+    return CodeBank(codes, torch.eye(2))
+
+
+def test_every_name_makes_its_search():
+    assert KINDS.keys() == SEARCHES.keys()
+    for name, kind in KINDS.items():
+        assert type(SEARCHES[name](options())) is kind
+
+
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_keeps_every_threat_or_says_why_not(name, threat):
+    if threat == "patch" and name in ("square", *TRANSFER_RULES):
+        with pytest.raises(ArgumentError, match=f"`patch` needs a search that can stay in one place; got {name}"):
+            SEARCHES[name](options(THREATS[threat]))
+        return
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    objective = OwnCodeGoal(flips_objective)(model, images, torch.eye(2))
+    found = SEARCHES[name](options(THREATS[threat]))(model, images, objective)
+    assert not bool((THREATS[threat].violation(found, images) > 0).any())
+    assert bool((objective(model(found)) <= objective(model(images)) + 1e-6).all())
+
+
+def test_options_reach_the_search():
+    pgd = SEARCHES["pgd"](options(restarts=2, relaxed=True))
+    assert isinstance(pgd, PGD)
+    assert (pgd.steps, pgd.step_size, pgd.restarts, pgd.random_start) == (3, 2 / 255, 2, True)
+    assert pgd.sharpness == PAPER_SHARPNESS
+    fgsm = SEARCHES["fgsm"](options())
+    assert isinstance(fgsm, PGD)
+    assert (fgsm.steps, fgsm.step_size, fgsm.random_start, fgsm.sharpness) == (1, 8 / 255, False, (1.0,))
+    bim = SEARCHES["bim"](options(keep_best=False))
+    assert isinstance(bim, PGD)
+    assert (bim.steps, bim.random_start, bim.keep_best) == (3, False, False)
+    adam = SEARCHES["adam"](options(relaxed=True, keep_best=False))
+    assert isinstance(adam, AdamSearch)
+    assert (adam.steps, adam.sharpness, adam.keep_best) == (3, PAPER_SHARPNESS, False)
+    square = SEARCHES["square"](options(steps=50))
+    assert isinstance(square, SquareAttack)
+    assert square.queries == 50
+
+
+def test_every_name_makes_its_goal(monkeypatch):
+    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16), quiet=True))
+    kinds = {"own-code": OwnCodeGoal, "relevant-codes": SdhaGoal, "prototype": PrototypeGoal}
+    kinds |= {"returned-ids": ReturnedIdsGoal}
+    for name, make in GOALS.items():
+        targeted = name in TARGETED
+        goal = make(bank(), hag_objective, targeted)
+        assert type(goal) is kinds.get(name, SemanticGoal)
+        assert goal.targeted is targeted
+        if not isinstance(goal, SdhaGoal | ReturnedIdsGoal):
+            assert goal.make_objective is hag_objective
+    for name in GOALS.keys() - set(UNTARGETED):
+        assert GOALS[name](bank(), flips_objective, True).targeted
+    assert set(UNTARGETED) | set(TARGETED) <= GOALS.keys()
+    assert set(RELAXED) <= OBJECTIVES.keys()

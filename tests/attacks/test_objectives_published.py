@@ -1,0 +1,145 @@
+"""The published attacks on a model that one can follow by hand.
+
+Three pixels, two logits, the third pixel takes no part. At the clean image (0.5, 0.5, 0.5) the relaxed codes are 0.5
+and -0.2, so the code is +-. The bank: for label 0 the codes ++, ++, +-; for label 1 the codes --, --, -+. So the
+mainstay, center and anchor code of label 0 is ++, that of label 1 is --.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from saat.attacks.catalog import GOALS, SEARCHES, SearchOptions
+from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
+from saat.attacks.prototype import fit_prototypes
+from saat.attacks.threat import ThreatModel
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import anchor_codes
+from saat.recipes.attack import PRESETS, AttackConfig
+from saat.types import CodeObjective
+
+CLEAN = torch.full((1, 3, 1, 1), 0.5)
+RELAXED_CODES = torch.tensor([[0.5, -0.2]])
+STEP = 1 / 255
+
+
+def two_bits() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    model[1].weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    model[1].bias.data = torch.atanh(RELAXED_CODES[0]) - 0.5
+    return model
+
+
+def bank() -> CodeBank:
+    codes = torch.tensor([[1, 1], [1, 1], [1, -1], [-1, -1], [-1, -1], [-1, 1]], dtype=torch.int8)
+    return CodeBank(codes, torch.eye(2)[[0, 0, 0, 1, 1, 1]])
+
+
+def preset(name: str) -> tuple[CodeObjective, dict]:
+    """The objective of a preset on the clean image, of label 0 or toward label 1, and all its settings."""
+    settings = {"targeted": False} | PRESETS[name]
+    goal = GOALS[settings["goal"]](bank(), OBJECTIVES[settings["objective"]], settings["targeted"])
+    labels = torch.eye(2)[[int(settings["targeted"])]]
+    return goal(two_bits(), CLEAN, labels), settings
+
+
+# The mean of relaxed * code over the two bits, away from ++: (0.5 - 0.2) / 2; toward --: minus (-0.5 + 0.2) / 2.
+AGREEMENT = (0.5 - 0.2) / 2
+# SAAT: s = relaxed * mainstay, 0.5 and -0.2, both above -0.5: the mean of (s + 2) s.
+SAAT = ((0.5 + 2) * 0.5 + (-0.2 + 2) * -0.2) / 2
+# HAG: relaxed * relaxed clean code, 0.25 and 0.04, over M = 2 bits: (0.145 + 1)^2 = 1.311025; (0.3 / 2)^2 = 0.0225.
+HAG = 1.311025 + 0.0225
+# SDHA, worked in test_sdha.py: codes ++ twice at distance 1, +- at distance 0 with weight 1e4.
+SDHA = -(2 * (0.306894 + 0.892423) + 1e4 * (0.306894 + 0.561365)) / 3
+# Steps of the first two pixels. Away from ++ and toward --: both down. HAG drives each bit from its own code: down, up
+# (the gradient of a relaxed code is 1.145 * own + 0.15: 0.72 and -0.08). SDHA flees +-: down, up.
+BOTH_DOWN, FROM_OWN = (-1, -1), (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "signs", "step"),
+    [
+        ("paper", SAAT, BOTH_DOWN, STEP),
+        ("paper-targeted", SAAT, BOTH_DOWN, STEP),
+        ("hag", HAG, FROM_OWN, STEP),
+        ("sdha", SDHA, FROM_OWN, 0.01),  # Adam's first step is its learning rate
+        ("cgat", AGREEMENT, BOTH_DOWN, STEP),
+        ("dhta", AGREEMENT, BOTH_DOWN, STEP),
+        ("tha", AGREEMENT, BOTH_DOWN, STEP),
+    ],
+)
+def test_the_objective_and_the_first_step_of_each_published_attack(name, value, signs, step, monkeypatch):
+    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16), quiet=True))
+    objective, settings = preset(name)
+    assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(value, rel=1e-5)
+    search = {"pgd": "bim"}.get(settings["search"], settings["search"])  # without the random start
+    for relaxed in (False, True):  # at sharpness 1, and at 0.1, the first of the papers' schedule
+        options = SearchOptions(
+            threat=ThreatModel("linf", 8 / 255),
+            steps=1,
+            step_size=settings["step_size"],
+            restarts=1,
+            relaxed=relaxed,
+            keep_best=not settings["last"],
+            precision="float32",
+        )
+        moved = (SEARCHES[search](options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
+        assert moved == pytest.approx([signs[0] * step, signs[1] * step, 0.0], abs=1e-6)
+
+
+def test_p2p_goes_to_one_code_of_the_target():
+    objective, _ = preset("p2p")
+    point = anchor_codes(bank(), torch.eye(2)[[1]], members=1)[0].tolist()
+    assert point in ([-1, -1], [-1, 1])
+    expected = -(0.5 * point[0] - 0.2 * point[1]) / 2
+    assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(expected)
+
+
+def test_the_published_settings():
+    """100 steps of 1/255 within 8/255 and the last iterate; every preset is a valid attack."""
+    for settings in PRESETS.values():
+        config = AttackConfig(out="out", checkpoint="x", **settings)
+        assert (config.steps, config.step_size, config.epsilon, config.last) == (100, 1 / 255, 8 / 255, True)
+        assert config.objective in RELAXED  # so that the schedule of tanh applies
+
+
+def test_hag_by_hand():
+    # Away from the own code ++ with relaxed clean codes 0.6 and 0.8. At 0.5 and -0.4 both bits count: agreement
+    # (0.3 - 0.32) / 2 = -0.01, (0.99)^2; balance 0.1 / 2, squared.
+    aim, clean = -torch.ones(1, 2), torch.atanh(torch.tensor([[0.6, 0.8]]))
+    objective = hag_objective(aim, clean)
+    assert objective(torch.atanh(torch.tensor([[0.5, -0.4]]))).item() == pytest.approx(0.99**2 + 0.05**2)
+    # At 0.5 and -0.6 the second has flipped firmly: 0.3 / 1, 1.3^2; balance 0.5 / 2, squared.
+    assert objective(torch.atanh(torch.tensor([[0.5, -0.6]]))).item() == pytest.approx(1.3**2 + 0.25**2)
+    # All flipped firmly: nothing is left but (0 + 1)^2.
+    assert objective(torch.tensor([[-9.0, -9.0]])).item() == pytest.approx(1.0)
+
+
+def test_flips_by_hand():
+    # Over the mean clean |logit|, 2, away from ++-: margins 1 / 2, -0.5 / 2 and 4 / 2.
+    aim, clean = torch.tensor([[-1.0, -1.0, 1.0]]), torch.tensor([[3.0, 1.0, -2.0]])
+    margins = [0.5, -0.25, 2.0]
+    expected = sum(math.tanh(4 * m) + max(m, -0.5) / 10 for m in margins) / 3
+    found = torch.tensor([[1.0, -0.5, -4.0]])
+    assert flips_objective(aim, clean)(found).item() == pytest.approx(expected)
+    # 0.964028 + 0.05, -0.761594 - 0.025, 1.0 + 0.2
+    assert expected == pytest.approx((1.014028 - 0.786594 + 1.2) / 3, abs=1e-5)
+
+
+def test_flips_are_free_of_scale_and_never_without_a_gradient_while_a_bit_is_to_flip():
+    generator = torch.Generator().manual_seed(0)
+    aim, clean = torch.randn(4, 16, generator=generator).sign(), torch.randn(4, 16, generator=generator)
+    logits = torch.randn(4, 16, generator=generator)
+    values = flips_objective(aim, clean)(logits)
+    assert torch.equal(flips_objective(aim, 1024 * clean)(1024 * logits), values)
+    far = (-50.0 * aim).requires_grad_()
+    (gradient,) = torch.autograd.grad(flips_objective(aim, clean)(far).sum(), far)
+    assert bool(((gradient * aim) < 0).all())
+    done = (50.0 * aim).requires_grad_()
+    (gradient,) = torch.autograd.grad(flips_objective(aim, clean)(done).sum(), done)
+    assert not bool(gradient.any())

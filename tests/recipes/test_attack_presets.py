@@ -1,0 +1,152 @@
+"""Every attack by name on a small network, two steps each, and an answer to what does not go together."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saat.attacks.catalog import SEARCHES
+from saat.attacks.prototype import fit_prototypes
+from saat.cli import main
+from saat.data.catalog import DataOptions
+from saat.recipes.attack import PRESETS, draw_targets
+from saat.recipes.attacker import TRAINED
+from saat.recipes.subject import load_subject
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+FEW = ["--data.train_size=40", "--data.query_size=12", "--data.database_size=60"]
+ATTACKS = {f"preset {name}": [f"--preset={name}"] for name in PRESETS}
+ATTACKS |= {f"search {name}": [f"--search={name}"] for name in SEARCHES}
+ATTACKS |= {
+    "search square": ["--search=square", "--steps=4"],
+    "search universal": ["--search=universal"],
+    "search generator": ["--search=generator", "--goal=prototype", "--targeted=true"],
+    "l2": ["--norm=l2", "--epsilon=0.5", "--search=apgd"],
+    "l2 square": ["--norm=l2", "--epsilon=0.5", "--search=square", "--steps=4"],
+    "patch": ["--patch=0.1", "--step_size=0.1"],
+    "patch apgd": ["--patch=0.1", "--search=apgd"],
+    "patch universal": ["--patch=0.1", "--search=universal", "--step_size=0.1"],
+    "restarts": ["--restarts=2"],
+}
+
+
+def run(tiny: Path, out: Path, *more: str) -> dict[str, Any]:
+    """Attack, with two steps where no other number is given; return the report."""
+    words = ["attack", f"--checkpoint={tiny}", f"--out={out}", "--quiet=true", *FEW, *more]
+    if not any(word.startswith("--steps") for word in more):
+        words.append("--steps=2")
+    assert main(words) == 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+@pytest.fixture(autouse=True)
+def small_prototypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of THA in small: it is tested in tests/attacks/test_prototype.py."""
+    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16), quiet=True))
+
+
+def clean_images(tiny: Path) -> torch.Tensor:
+    options = DataOptions(train_size=40, query_size=12, database_size=60)
+    return load_subject(tiny, None, options, device=torch.device("cpu"), quiet=True).splits.query.images / 255
+
+
+def test_the_table_names_every_search() -> None:
+    assert {f"search {name}" for name in (*SEARCHES, *TRAINED)} <= ATTACKS.keys()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_runs_within_its_threat_model(name: str, tiny: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path, *ATTACKS[name])
+    attack = report["attack"]
+    saved = load_file(tmp_path / "adversarial.safetensors")
+    change = saved["images"] - clean_images(tiny)
+    assert float(change.abs().max()) > 0
+    assert 0 <= float(saved["images"].min()) <= float(saved["images"].max()) <= 1
+    if attack["patch"]:
+        changed = (change != 0).any(1).flatten(1).float().mean(1).max().item()
+        assert changed <= round(math.sqrt(0.1 * 32 * 32)) ** 2 / 32**2
+    elif attack["norm"] == "l2":
+        assert float(change.flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
+    else:
+        assert float(change.abs().max()) <= 8 / 255 + 1e-6
+    assert attack["model_evaluations"] > 0
+    assert ("t_map_attacked" in report) == attack["targeted"] == ("target_labels" in saved)
+
+
+def test_a_surrogate_makes_the_images_and_the_model_does_not(tiny: Path, tmp_path: Path) -> None:
+    """The same images whatever model is attacked; and one that is its own surrogate is attacked as without."""
+    hardened = tmp_path / "hardened"
+    words = ["harden", f"--checkpoint={tiny}", f"--out={hardened}", "--fit.epochs=1", "--steps=1", "--quiet=true"]
+    assert main(words) == 0
+    plain = run(tiny, tmp_path / "plain")
+    own = run(tiny, tmp_path / "own", f"--surrogate=[{tiny}]")
+    assert own["attacked_map"] == plain["attacked_map"]
+    other = run(hardened, tmp_path / "other", f"--surrogate=[{tiny}]")
+    images = [load_file(tmp_path / name / "adversarial.safetensors")["images"] for name in ("plain", "own", "other")]
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+    assert other["attack"]["surrogate"] == [str(tiny)]
+    both = run(tiny, tmp_path / "both", f"--surrogate=[{tiny},{hardened}]")
+    assert both["attack"]["surrogate"] == [str(tiny), str(hardened)]
+    assert not torch.equal(load_file(tmp_path / "both" / "adversarial.safetensors")["images"], images[0])
+
+
+def test_targets_share_no_label_with_their_query() -> None:
+    labels = torch.eye(4)[[0, 1, 2, 3]]
+    labels[0, 1] = 1
+    targets = draw_targets(labels, torch.eye(4).repeat(20, 1), seed=0)
+    assert not bool((labels * targets).any())
+    assert targets.sum(1).tolist() == [1] * 4
+    everything = torch.ones(1, 4)
+    assert draw_targets(everything, torch.eye(4), seed=0).tolist() == [[0] * 4]
+    assert not torch.equal(draw_targets(labels, torch.eye(4), seed=1), draw_targets(labels, torch.eye(4), seed=2))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--goal=own-code", "--targeted=true"], "`targeted` needs another `goal` than own-code"),
+        (["--goal=anchor"], "`goal` anchor is that of a target, and needs `targeted`"),
+        (["--search=generator"], "`search` generator needs `goal` prototype, `targeted`, norm linf, and no `patch`"),
+        (["--preset=pros-gan", "--norm=l2"], "`search` generator needs"),
+        (["--preset=pros-gan", "--patch=0.1"], "`search` generator needs"),
+        (["--preset=pros-gan", "--surrogate=[x]"], "`search` generator is trained on the attacked model; got a"),
+        (["--search=universal", "--surrogate=[x]"], "`search` universal is trained on the attacked model; got a"),
+        (["--search=universal", "--targeted=true"], "`search` universal makes one change for all queries"),
+        (["--goal=returned-ids"], "`goal` returned-ids sees no gradient, and needs `search`"),
+        (["--search=square", "--steps=1"], "`steps` is at least 2; got 1"),
+        (["--restarts=0"], "`restarts` is at least 1; got 0"),
+        (["--step_size=-1"], "`step_size` is at least 0.0; got -1"),
+        (["--patch=1.5"], "`share` is a share of the image's area"),
+        (["--search=pdg"], "did you mean 'pgd'"),
+        (["--goal=centre"], "did you mean 'center'"),
+        (["--objective=flip"], "did you mean 'flips'"),
+    ],
+)
+def test_what_does_not_go_together_is_named(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attack", "--checkpoint=x", "--out=y", *more]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--patch=0.1", "--search=mi"], "`patch` needs a search that can stay in one place; got mi"),
+        (["--last=true", "--restarts=2"], "`restarts` above 1 need `keep_best`"),
+    ],
+)
+def test_what_only_the_search_knows_is_named(
+    more: list[str], message: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attack", f"--checkpoint={tiny}", f"--out={tmp_path}", "--quiet=true", *FEW, *more]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,43 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from saat.cli import main
+from saat.recipes.plant import found_shares
+
+
+def codes(*rows: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.int8)
+
+
+def test_found_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saat.recipes.plant.TOP", (1, 2))
+    queries = codes((1, 1, 1, 1))
+    database = codes((1, 1, 1, 1), (1, 1, 1, -1), (1, -1, -1, -1))
+    rows = torch.tensor([2])
+    # As it is, the last item stands third of three.
+    assert found_shares(queries, database[rows], database, rows) == {"1": 0.0, "2": 0.0}
+    # Planted at distance 0, it is level with the first: first by half a chance, and surely among two.
+    assert found_shares(queries, queries, database, rows) == {"1": 0.5, "2": 1.0}
+    # At distance 1 it shares places two and three.
+    assert found_shares(queries, database[1:2], database, rows) == {"1": 0.0, "2": 0.5}
+    # An item that takes its own place is not counted against itself.
+    assert found_shares(queries, database[:1], database, torch.tensor([0])) == {"1": 1.0, "2": 1.0}
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_items_are_found_or_hidden(hide: bool, tiny: Path, tmp_path: Path) -> None:
+    words = ["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trouser", "--count=20"]
+    words += [f"--hide={str(hide).lower()}", "--epsilon=32/255", "--steps=10", "--quiet=true"]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    before, after = report["found_in_top"]["before"]["10"], report["found_in_top"]["after"]["10"]
+    assert after < before if hide else after > before
+
+
+def test_an_unknown_label_lists_the_near_ones(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trousers", "--quiet=true"]
+    assert main(words) == 2
+    assert "did you mean 'Trouser'?" in capsys.readouterr().err
