@@ -129,6 +129,13 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--search=pdg"], "did you mean 'pgd'"),
         (["--goal=centre"], "did you mean 'center'"),
         (["--objective=flip"], "did you mean 'flips'"),
+        (
+            ["--patch=0.1", "--search=mi"],
+            "`patch` needs a search other than mi, ni, si-ni, vmi, di, ti, square; got mi",
+        ),
+        (["--last=true", "--restarts=2"], "`restarts` above 1 need `search` pgd, fgsm, bim, apgd without `last`"),
+        (["--search=adam", "--restarts=2"], "got adam"),
+        (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, square, nes; got apgd"),
     ],
 )
 def test_what_does_not_go_together_is_named(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,17 +143,3 @@ def test_what_does_not_go_together_is_named(more: list[str], message: str, capsy
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--patch=0.1", "--search=mi"], "`patch` needs a search that can stay in one place; got mi"),
-        (["--last=true", "--restarts=2"], "`restarts` above 1 need `keep_best`"),
-    ],
-)
-def test_what_only_the_search_knows_is_named(
-    more: list[str], message: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["attack", f"--checkpoint={tiny}", f"--out={tmp_path}", "--quiet=true", *FEW, *more]) == 2
-    assert message in capsys.readouterr().err

@@ -94,6 +94,7 @@ def _adam(options: SearchOptions) -> Attack:
 
 
 def _everywhere(name: str, threat: Threat) -> ThreatModel:
+    """Return the threat of a search that moves every pixel."""
     if isinstance(threat, ThreatModel):
         return threat
     raise ArgumentError(f"`patch` needs a search that can stay in one place; got {name}, which moves every pixel")
@@ -126,3 +127,9 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
 }
 BLACK_BOX = ("square", "nes")
 """Searches that need no gradient."""
+RESTARTING = ("pgd", "fgsm", "bim", "apgd")
+"""Searches that can begin again."""
+CHOOSING = ("apgd", "square", "nes")
+"""Searches that return the best they saw, whatever is asked."""
+EVERYWHERE = (*TRANSFER_RULES, "square")
+"""Searches that move every pixel, so that a patch is not for them."""

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from saat.attacks.base import SearchCost
-from saat.attacks.catalog import BLACK_BOX, GOALS, SEARCHES, SEEN_FROM_OUTSIDE, TARGETED, UNTARGETED
+from saat.attacks.catalog import (
+    BLACK_BOX,
+    CHOOSING,
+    EVERYWHERE,
+    GOALS,
+    RESTARTING,
+    SEARCHES,
+    SEEN_FROM_OUTSIDE,
+    TARGETED,
+    UNTARGETED,
+)
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
 from saat.codes.semantic import has_label
@@ -62,7 +72,7 @@ class AttackConfig(RunOptions):
             on the train split universal (one change for all queries), generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
         norm: linf or l2.
-        epsilon: radius, as a fraction of the pixel range, such as 8/255.
+        epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
         patch: share of the image's area that a square patch covers, instead of norm and epsilon; 0 is none.
         steps: gradient steps, or queries of a black-box search, or epochs of a trained one.
         step_size: length of a step, as a fraction of the pixel range.
@@ -109,7 +119,18 @@ class AttackConfig(RunOptions):
             raise ArgumentError(
                 f"`goal` {self.goal} is that of a target, and needs `targeted`; got an untargeted attack"
             )
+        self._check_search()
         self._check_trained()
+
+    def _check_search(self) -> None:
+        """Refuse what the search would pass over in silence."""
+        if self.restarts > 1 and (self.search not in RESTARTING or self.last):
+            needed = f"`search` {', '.join(RESTARTING)} without `last`"
+            raise ArgumentError(f"`restarts` above 1 need {needed}; got {self.search}")
+        if self.last and self.search in CHOOSING:
+            raise ArgumentError(f"`last` needs a search other than {', '.join(CHOOSING)}; got {self.search}")
+        if self.patch and self.search in EVERYWHERE:
+            raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {self.search}")
 
     def _check_trained(self) -> None:
         if self.search in TRAINED and self.surrogate:

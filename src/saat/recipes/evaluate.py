@@ -34,7 +34,7 @@ class EvaluateConfig(RunOptions):
         suite: fast, standard, paper (the published attacks) or full (all of them); none measures clean queries only.
         surrogate: checkpoints of other models, for the member `transfer` of the suite full.
         norm: of the suite, linf or l2.
-        epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255.
+        epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         steps: gradient steps of each search of the suite.
         batch_size: queries at a time.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A

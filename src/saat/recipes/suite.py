@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from saat import __version__
 from saat.attacks.base import Attack
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
@@ -184,6 +185,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
     """
     threat = options.threat
     identity = {
+        "saat": __version__,
         "norm": threat.norm,
         "epsilon": threat.epsilon,
         "steps": options.steps,
