@@ -18,7 +18,7 @@ import yaml
 
 from saat import __version__
 from saat.errors import SaatError
-from saat.recipes import attack, data, demo, evaluate, harden, leaderboard, plant, report, train
+from saat.recipes import attack, certify, data, demo, evaluate, harden, leaderboard, plant, report, train
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     "attack": Command(attack.AttackConfig, attack.attack, attack.PRESETS),
     "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS),
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}),
+    "certify": Command(certify.CertifyConfig, certify.certify, {}),
     "plant": Command(plant.PlantConfig, plant.plant, {}),
     "report": Command(report.ReportConfig, report.report, {}),
     "leaderboard": Command(leaderboard.LeaderboardConfig, leaderboard.leaderboard, {}),

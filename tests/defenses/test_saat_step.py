@@ -65,7 +65,7 @@ def test_new_clean_codes_are_in_the_bank_before_its_mainstay_codes(model):
     assert torch.equal(step.bank.codes[others], before[others])
     assert torch.equal(step.bank.set_sums, CodeBank(step.bank.codes, LABELS).set_sums)
     # With no room to move, the alignment is that of the clean codes to the mainstay codes of the updated bank.
-    step.attack = PGD(ThreatModel("linf", 0.0), steps=1)
+    step.inner.attack = PGD(ThreatModel("linf", 0.0), steps=1)
     still = step(model, batch()).parts["alignment"]
     relaxed = torch.tanh(model(IMAGES[ROWS]))
     assert still == pytest.approx(alignment_loss(relaxed, mainstay_codes(step.bank, LABELS[ROWS])).item(), abs=1e-6)
@@ -77,7 +77,7 @@ def test_rows_without_a_label_take_part_in_the_hashing_loss_only(model):
     labels[[3, 7]] = 0.0
     step = make_step(labels=labels)
     output = step(model.eval(), batch(labels))
-    assert step.attack.cost.model_evaluations == 2 * 2  # two steps of the two rows with a label
+    assert step.inner.attack.cost.model_evaluations == 2 * 2  # two steps of the two rows with a label
     assert bool(torch.isfinite(output.loss))
     assert torch.equal(step.bank.codes[ROWS], model.encode(IMAGES[ROWS]))
 

@@ -1,8 +1,8 @@
-"""SAAT: semantic-aware adversarial training, one minimax problem guided by mainstay codes."""
+"""SAAT and CgAT: one minimax problem, guided by the semantic codes of the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,18 @@ from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label, mainstay_codes
+from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes, sign_codes
-from saat.runtime import autocast, derive_seed
 from saat.types import Batch, StepOutput
 
 
-def alignment_loss(relaxed: Tensor, mainstay: Tensor) -> Tensor:
-    """Return minus the mean agreement of relaxed adversarial codes (B, K) with their mainstay codes (B, K).
+def alignment_loss(relaxed: Tensor, semantic: Tensor) -> Tensor:
+    """Return minus the mean agreement of relaxed adversarial codes (B, K) with their semantic codes (B, K).
 
     >>> alignment_loss(torch.tensor([[1.0, 0.5]]), torch.tensor([[1, -1]]))  # -(1 - 0.5) / 2
     tensor(-0.2500)
     """
-    return -(relaxed * mainstay).mean()
+    return -(relaxed * semantic).mean()
 
 
 def quantization_loss(relaxed: Tensor) -> Tensor:
@@ -37,21 +37,26 @@ def quantization_loss(relaxed: Tensor) -> Tensor:
 
 
 class SaatStep(nn.Module):
-    """The train step of SAAT.
+    """The train step of SAAT, and, with center codes, of CgAT.
 
     Yuan, Zhang, Wang, Wu, *Semantic-Aware Adversarial Training for Reliable Deep Hashing Retrieval*, IEEE TIFS 2023:
 
         min over weights, max over the perturbation:
         hashing(clean) + adversarial_weight * alignment(adversarial, mainstay) + quantization_weight * quantization
 
-    The bank follows the model: each batch puts its new clean codes there before its mainstay codes are computed.
-    *Differs from the paper*: the inner attack runs in eval mode (as every attack of saat), and rows without a label,
-    which have no mainstay code, take part in the hashing loss only.
+    Wang, Lin, Li, *CgAT: Center-Guided Adversarial Training for Deep Hashing-Based Retrieval*, WWW 2023, is the same
+    with `center_codes`, an adversarial weight of 1, and no quantization term.
+
+    The bank follows the model: each batch puts its new clean codes there before its semantic codes are computed.
+    *Differs from the papers*: the inner attack runs in eval mode (as every attack of saat), and rows without a label,
+    which have no semantic code, take part in the hashing loss only. CgAT computes the codes for the inner attack before
+    the batch's new codes are in the bank, and those for the loss after it; here both are computed after it.
 
     Args:
         loss: the hashing loss that the model was trained with.
         bank: codes and labels of the train split.
         attack: the inner attack.
+        semantic_codes: (bank, labels (B, C)) -> codes (B, K), what the adversarial codes are held to.
         make_objective: of the inner attack; the paper's is `agreement_objective`.
         adversarial_weight: of the alignment term.
         quantization_weight: of the quantization term.
@@ -65,6 +70,7 @@ class SaatStep(nn.Module):
         bank: CodeBank,
         attack: Attack,
         *,
+        semantic_codes: Callable[[CodeBank, Tensor], Tensor] = mainstay_codes,
         make_objective: MakeObjective = agreement_objective,
         adversarial_weight: float = 1.0,
         quantization_weight: float = 1e-4,
@@ -74,44 +80,35 @@ class SaatStep(nn.Module):
         super().__init__()
         self.loss = loss
         self.bank = bank
-        self.attack = attack
-        self.goal = SemanticGoal(bank, make_objective=make_objective)
+        self.inner = InnerAttack(attack, seed=seed)
+        self.semantic_codes = semantic_codes
+        self.goal = SemanticGoal(bank, semantic_codes, make_objective)
         self.adversarial_weight = adversarial_weight
         self.quantization_weight = quantization_weight
         self.precision = precision
-        self.seed = seed
-        self.batches_seen = 0
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""
-        clean = self._logits(model, batch.images)
+        clean = train_logits(model, batch.images, precision=self.precision)
         hashing = self.loss(clean, batch.labels, batch.indices)
         self.bank.update_(batch.indices, sign_codes(clean.detach()))
-        self.batches_seen += 1
         labeled = has_label(batch.labels)
         if not bool(labeled.any()):
             return StepOutput(hashing, {"hashing": hashing.item()})
         images, labels = batch.images[labeled], batch.labels[labeled]
-        objective = self.goal(model, images, labels)
-        adversarial = self.attack(model, images, objective, seed=derive_seed(self.seed, "inner", self.batches_seen))
-        relaxed = relaxed_codes(self._logits(model, adversarial))
-        alignment = alignment_loss(relaxed, mainstay_codes(self.bank, labels))
+        adversarial = self.inner(model, images, self.goal(model, images, labels))
+        relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
+        alignment = alignment_loss(relaxed, self.semantic_codes(self.bank, labels))
         quantization = quantization_loss(relaxed)
         total = hashing + self.adversarial_weight * alignment + self.quantization_weight * quantization
         parts = {"hashing": hashing, "alignment": alignment, "quantization": quantization}
         return StepOutput(total, {name: term.item() for name, term in parts.items()})
 
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        with autocast(self.precision, images.device):
-            logits: Tensor = model(images)
-        return logits.float()
-
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what training changes beside the loss: the bank's codes and the number of batches seen."""
-        return {"codes": self.bank.codes, "batches_seen": self.batches_seen}
+        """Return the codes of the bank, which training changes beside the loss."""
+        return {"codes": self.bank.codes}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `get_extra_state` gave."""
         everything = torch.arange(len(self.bank), device=self.bank.codes.device)
         self.bank.update_(everything, state["codes"].to(self.bank.codes.device))
-        self.batches_seen = state["batches_seen"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,13 +24,13 @@ from saat.codes.semantic import has_label
 from saat.errors import ArgumentError, SaatError
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
-from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
 from saat.evaluation.trials import Trials, run_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
-from saat.recipes.outcome import SubjectCodes
+from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
 from saat.runtime import atomic_write, progress, write_text
 
@@ -120,40 +120,13 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
     """
     query = subject.splits.query
     rows = torch.arange(len(query))[has_label(query.labels)]
-    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
-    database = CodeBank(codes.database.to(device), subject.splits.database.labels.to(device))
-    deployment = Deployment(database)
-    surrogates = [(other.model, _train_bank(other, device, quiet=options.quiet)) for other in options.surrogates]
-
-    @cache
-    def universal() -> Attack:
-        return _fit_universal(options, subject, bank)
-
-    def batch_of(part: Tensor, best: Tensor) -> SuiteBatch:
-        return SuiteBatch(
-            model=subject.model,
-            bank=bank,
-            deployment=deployment,
-            images=(query.images[part].float() / 255.0).to(device),
-            labels=query.labels[part].to(device),
-            logits=codes.query_logits[part].to(device),
-            best=(best[part].float() / 255.0).to(device),
-            threat=options.threat,
-            steps=options.steps,
-            precision=options.precision,
-            seed=options.seed,
-            surrogates=surrogates,
-            universal=universal,
-        )
-
-    def measured(member_codes: Tensor) -> RetrievalMetrics:
-        return evaluate_retrieval(member_codes, query.labels, codes.database, subject.splits.database.labels)
-
-    worst_images, worst = query.images.clone(), sign_codes(codes.query_logits)
-    lowest = measured(worst).average_precision
+    batch_of = make_batches(options, subject, codes, device)
+    outcome = Outcome(subject, codes, query.images, sign_codes(codes.query_logits))
+    worst_images, worst = query.images.clone(), outcome.attacked.clone()
+    lowest = outcome.measure(worst).average_precision
     members: dict[str, MemberResult] = {}
     for name in options.members():
-        images, exact_codes = query.images.clone(), sign_codes(codes.query_logits)
+        images, exact_codes = query.images.clone(), outcome.attacked.clone()
         evaluations, seconds = 0, 0.0
         parts = torch.split(rows, options.batch_size)
         for number, part in enumerate(progress(parts, name, unit="batch", quiet=options.quiet)):
@@ -162,19 +135,53 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
             evaluations += int(found["model_evaluations"])
             seconds += float(found["seconds"])
         member_codes = sign_codes(encode_logits(subject.model, images, label=f"encode {name}", quiet=options.quiet))
-        metrics = measured(member_codes)
-        members[name] = MemberResult(metrics, measured(exact_codes).map, evaluations, seconds)
+        metrics = outcome.measure(member_codes)
+        members[name] = MemberResult(metrics, outcome.measure(exact_codes).map, evaluations, seconds)
         better = rows[metrics.average_precision < lowest]
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)
+    everything = batch_of(rows, worst_images)
     return SuiteResult(
         images=worst_images,
         codes=worst,
         members=members,
         trials=run_trials(batch_of(rows[:TRIAL_QUERIES], worst_images)),
-        any_code_map=_any_code_map(deployment, worst[rows].to(device), query.labels[rows].to(device)),
+        any_code_map=_any_code_map(everything.deployment, worst[rows].to(device), everything.labels),
         largest_change=_verified(options.threat, worst_images, query.images),
     )
+
+
+def make_batches(
+    options: SuiteOptions, subject: Subject, codes: SubjectCodes, device: torch.device
+) -> Callable[[Tensor, Tensor], SuiteBatch]:
+    """Return how to make a batch from rows of the queries and the worst images so far, uint8 (Q, 3, S, S)."""
+    query = subject.splits.query
+    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    deployment = Deployment(CodeBank(codes.database.to(device), subject.splits.database.labels.to(device)))
+    surrogates = [(other.model, _train_bank(other, device, quiet=options.quiet)) for other in options.surrogates]
+
+    @cache
+    def universal() -> Attack:
+        return _fit_universal(options, subject, bank)
+
+    def batch_of(part: Tensor, worst: Tensor) -> SuiteBatch:
+        return SuiteBatch(
+            model=subject.model,
+            bank=bank,
+            deployment=deployment,
+            images=(query.images[part].float() / 255.0).to(device),
+            labels=query.labels[part].to(device),
+            logits=codes.query_logits[part].to(device),
+            best=(worst[part].float() / 255.0).to(device),
+            threat=options.threat,
+            steps=options.steps,
+            precision=options.precision,
+            seed=options.seed,
+            surrogates=surrogates,
+            universal=universal,
+        )
+
+    return batch_of
 
 
 def claim_folder(options: SuiteOptions, subject: Subject) -> None:

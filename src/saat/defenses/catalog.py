@@ -1,0 +1,147 @@
+"""Defenses by name: a train step each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from saat.attacks.base import Attack
+from saat.attacks.goals import clean_logits_of
+from saat.attacks.objectives import MakeObjective
+from saat.attacks.prototype import fit_prototypes, prototype_codes
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import center_codes, has_label
+from saat.defenses.distillation import DistillationStep
+from saat.defenses.hash_center import HashCenterStep
+from saat.defenses.own_code import PgdStep, TradesStep
+from saat.defenses.prototype import AtrdhStep
+from saat.defenses.semantic import SaatStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseOptions:
+    """What a defense is told; each takes what it knows.
+
+    Args:
+        model: the model before hardening, on its device.
+        loss: the hashing loss that it was trained with, on that device.
+        bank: codes and labels of the train split under the model, on that device.
+        attack: the inner attack.
+        make_objective: of the inner attack.
+        adversarial_weight: of the term on adversarial images, where there is another.
+        quantization_weight: of the quantization of adversarial codes.
+        precision: see `runtime.autocast`.
+        seed: of all that is drawn.
+        quiet: show no bars.
+    """
+
+    model: nn.Module
+    loss: nn.Module
+    bank: CodeBank
+    attack: Attack
+    make_objective: MakeObjective
+    adversarial_weight: float
+    quantization_weight: float
+    precision: str
+    seed: int
+    quiet: bool
+
+
+def _saat(options: DefenseOptions) -> nn.Module:
+    return SaatStep(
+        options.loss,
+        options.bank,
+        options.attack,
+        make_objective=options.make_objective,
+        adversarial_weight=options.adversarial_weight,
+        quantization_weight=options.quantization_weight,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _cgat(weights: str, options: DefenseOptions) -> nn.Module:
+    return SaatStep(
+        options.loss,
+        options.bank,
+        options.attack,
+        semantic_codes=partial(center_codes, weights=weights),
+        make_objective=options.make_objective,
+        adversarial_weight=options.adversarial_weight,
+        quantization_weight=0.0,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _atrdh(options: DefenseOptions) -> nn.Module:
+    bank = options.bank
+    net = fit_prototypes(bank, seed=options.seed, quiet=options.quiet)
+    return AtrdhStep(
+        options.loss,
+        options.attack,
+        prototypes=prototype_codes(net, bank.set_labels[has_label(bank.set_labels)]),
+        labels=bank.labels,
+        make_objective=options.make_objective,
+        adversarial_weight=options.adversarial_weight,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _pgd(options: DefenseOptions) -> nn.Module:
+    return PgdStep(
+        options.loss,
+        options.attack,
+        make_objective=options.make_objective,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _trades(options: DefenseOptions) -> nn.Module:
+    return TradesStep(
+        options.loss,
+        options.attack,
+        make_objective=options.make_objective,
+        adversarial_weight=options.adversarial_weight,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _distill(options: DefenseOptions) -> nn.Module:
+    return DistillationStep(
+        partial(clean_logits_of, deepcopy(options.model)),
+        options.attack,
+        make_objective=options.make_objective,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+def _hcat(options: DefenseOptions) -> nn.Module:
+    return HashCenterStep(
+        num_classes=options.bank.labels.shape[1],
+        code_length=options.bank.code_length,
+        attack=options.attack,
+        make_objective=options.make_objective,
+        precision=options.precision,
+        seed=options.seed,
+    )
+
+
+DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {
+    "saat": _saat,
+    "cgat": partial(_cgat, "jaccard"),
+    "cgat-mean": partial(_cgat, "mean"),
+    "atrdh": _atrdh,
+    "pgd-at": _pgd,
+    "trades": _trades,
+    "distill": _distill,
+    "hcat": _hcat,
+}

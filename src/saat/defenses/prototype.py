@@ -1,0 +1,89 @@
+"""ATRDH: adversarial training with images that are sent toward random prototype codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saat.attacks.base import Attack
+from saat.attacks.goals import CodesGoal
+from saat.attacks.objectives import MakeObjective, agreement_objective
+from saat.codes.semantic import has_label
+from saat.defenses.inner import InnerAttack, train_logits
+from saat.hamming import relaxed_codes
+from saat.losses.pairwise import dph_loss, pairwise_similarity
+from saat.runtime import make_generator
+from saat.types import Batch, StepOutput
+
+
+class AtrdhStep(nn.Module):
+    """The train step of ATRDH, the defense beside the targeted attack THA.
+
+    Wang, Zhang, Lu, Xu, *Targeted Attack and Defense for Deep Hashing*, SIGIR 2021:
+
+        hashing(clean) + adversarial_weight * mean over (i, j) of (relaxed_adv_i . memory_j / K - similarity_ij)^2
+
+    Each image is sent toward the prototype of a label set, drawn at even odds. The memory holds the last relaxed clean
+    code of each train item, zero before its first visit; the similarity is +1 for a shared label and -1 for none.
+
+    *Differs from the released code*: the prototypes are learned once, from the codes of the model before hardening,
+    where that trains their network along with the model; the inner attack runs in eval mode; rows without a label take
+    part in the hashing loss only.
+
+    Args:
+        loss: the hashing loss that the model was trained with.
+        attack: the inner attack.
+        prototypes: (U, K) in {-1, +1}, what images are sent toward.
+        labels: (N, C) multi-hot, the labels of the train split.
+        make_objective: of the inner attack; the paper's is `agreement_objective`.
+        adversarial_weight: of the second term; 2 as released.
+        precision: of the forward passes; see `runtime.autocast`.
+        seed: of the prototypes drawn and of the inner attack's random starts.
+    """
+
+    prototypes: Tensor
+    labels: Tensor
+    memory: Tensor
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        attack: Attack,
+        *,
+        prototypes: Tensor,
+        labels: Tensor,
+        make_objective: MakeObjective = agreement_objective,
+        adversarial_weight: float = 2.0,
+        precision: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.inner = InnerAttack(attack, seed=seed)
+        self.make_objective = make_objective
+        self.adversarial_weight = adversarial_weight
+        self.precision, self.seed = precision, seed
+        self.register_buffer("prototypes", prototypes)
+        self.register_buffer("labels", labels.float(), persistent=False)
+        self.register_buffer("memory", torch.zeros(len(labels), prototypes.shape[1]))
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Return the loss of `batch`."""
+        clean = train_logits(model, batch.images, precision=self.precision)
+        hashing = self.loss(clean, batch.labels, batch.indices)
+        self.memory = self.memory.index_copy(0, batch.indices, relaxed_codes(clean.detach()))
+        labeled = has_label(batch.labels)
+        if not bool(labeled.any()):
+            return StepOutput(hashing, {"hashing": hashing.item()})
+        images, labels = batch.images[labeled], batch.labels[labeled]
+        objective = CodesGoal(self._targets(len(images)), self.make_objective)(model, images, labels)
+        relaxed = relaxed_codes(train_logits(model, self.inner(model, images, objective), precision=self.precision))
+        similarity = dph_loss(relaxed, self.memory, pairwise_similarity(labels, self.labels))
+        parts = {"hashing": hashing.item(), "similarity": similarity.item()}
+        return StepOutput(hashing + self.adversarial_weight * similarity, parts)
+
+    def _targets(self, count: int) -> Tensor:
+        """Draw `count` prototypes; the draw of each batch depends on the seed and on how many came before it."""
+        generator = make_generator(self.seed, "targets", int(self.inner.calls))
+        drawn = torch.randint(len(self.prototypes), (count,), generator=generator)
+        return self.prototypes[drawn.to(self.prototypes.device)]

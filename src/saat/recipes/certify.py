@@ -1,0 +1,299 @@
+"""Certify a model behind gaussian noise: the MAP that no attack within an l2 radius can go below."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from saat import __version__
+from saat.attacks.autopgd import APGD
+from saat.attacks.goals import SemanticGoal
+from saat.attacks.objectives import flips_objective
+from saat.attacks.threat import ThreatModel
+from saat.attacks.views import EotView
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import has_label
+from saat.data.catalog import DataOptions
+from saat.errors import ArgumentError, check_at_least
+from saat.evaluation.certificates import certified_average_precision, certified_radii, largest_radius
+from saat.evaluation.deployment import Deployment
+from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.suite import EOT_SAMPLES
+from saat.hamming import sign_codes
+from saat.models.checkpoint import weights_checksum
+from saat.models.smoothing import add_noise, count_votes, majority_codes
+from saat.recipes.outcome import SubjectCodes, encode_subject
+from saat.recipes.subject import Subject, load_subject
+from saat.recipes.tables import print_table
+from saat.runtime import RunOptions, atomic_write, derive_seed, make_generator, progress, write_text
+
+SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
+ATTACK_STEPS = 20
+STATE_FILE = "certify.json"
+ROUNDING = 1e-9  # of average precision, between two ways to sum it
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyConfig(RunOptions):
+    """Certify the MAP of a model behind gaussian noise against every change within l2 radii.
+
+    Args:
+        out: folder for report.json and the votes. A run that was stopped goes on there.
+        checkpoint: folder of a checkpoint.
+        model: your own model: package.module:factory.
+        data: other data than that of the checkpoint.
+        sigma: standard deviation of the noise, in units of the pixel range [0, 1].
+        samples: noisy copies of a query that bound its votes; 100 more choose the bits.
+        radii: l2 radii of the flattened change, in units of the pixel range [0, 1].
+        alpha: the chance that a certificate of a query is wrong.
+        queries: how many queries are certified; drawn by the seed.
+        batch_size: queries at a time.
+    """
+
+    out: Path
+    checkpoint: Path | None = None
+    model: str | None = None
+    data: DataOptions | None = None
+    sigma: float = 0.25
+    samples: int = 1000
+    radii: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5])
+    alpha: float = 0.001
+    queries: int = 500
+    batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma > 0.0):
+            raise ArgumentError(f"`sigma` is a finite standard deviation above 0; got {self.sigma}")
+        if not self.radii or not all(math.isfinite(radius) and radius > 0.0 for radius in self.radii):
+            raise ArgumentError(f"`radii` is a list of finite radii above 0; got {self.radii}")
+        if not 0.0 < self.alpha < 1.0:
+            raise ArgumentError(f"`alpha` is a probability above 0 and below 1; got {self.alpha}")
+        for name in ("samples", "queries", "batch_size"):
+            check_at_least(name, getattr(self, name), 1)
+
+
+def certify(config: CertifyConfig) -> dict[str, Any]:
+    """Certify by `config`; write the votes and the report to `config.out`, print a table, and return the report.
+
+    Queries are smoothed. The database stays as it is deployed, with the codes of the model without noise.
+    """
+    device = config.start()
+    subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    check_reach(config, subject.model.code_length)
+    rows = draw_queries(subject.splits.query.labels, config)
+    claim_folder(config, subject)
+    codes = encode_subject(subject, quiet=config.quiet)
+    votes = collect_votes(config, subject, codes, rows, device)
+    report = measure(config, subject, codes, rows, votes)
+    write_text(config.out / "report.json", json.dumps(report, indent=2) + "\n")
+    if not config.quiet:
+        print_certificates(report)
+    return report
+
+
+def check_reach(config: CertifyConfig, code_length: int) -> None:
+    """Raise where a radius is beyond what so many samples can certify, before hours are spent on it.
+
+    Raises:
+        ArgumentError: naming the largest radius.
+    """
+    reach = largest_radius(code_length=code_length, samples=config.samples, sigma=config.sigma, alpha=config.alpha)
+    if max(config.radii) >= reach:
+        raise ArgumentError(
+            f"`radii` are below {reach:.4g}, all that {config.samples} samples with sigma {config.sigma:g} can certify "
+            f"for {code_length} bits; got {max(config.radii):g} (more samples or a larger sigma reach further)"
+        )
+
+
+def draw_queries(labels: Tensor, config: CertifyConfig) -> Tensor:
+    """Return the rows (Q,) of the queries to certify, in ascending order, drawn among those with a label.
+
+    Raises:
+        ArgumentError: no query has a label.
+    """
+    rows = torch.nonzero(has_label(labels)).flatten()
+    if not len(rows):
+        raise ArgumentError(f"a certificate needs queries with a label; none of {len(labels)} has one")
+    order = torch.randperm(len(rows), generator=make_generator(config.seed, "certify", "queries"))
+    return rows[order[: config.queries]].sort().values
+
+
+def claim_folder(config: CertifyConfig, subject: Subject) -> None:
+    """Write down what the folder holds, so that no other run mixes its votes with these. Alpha changes no vote.
+
+    Raises:
+        ArgumentError: the folder holds another run.
+    """
+    names = ("sigma", "samples", "radii", "queries", "batch_size", "precision", "seed")
+    identity = {name: getattr(config, name) for name in names} | {
+        "weights": weights_checksum(subject.model),
+        "checksums": subject.splits.manifest()["checksums"],
+    }
+    path = config.out / STATE_FILE
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in identity if there.get(key) != identity[key])
+        if changed:
+            raise ArgumentError(
+                f"`out` is a new folder or that of the same run; {config.out} holds another "
+                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
+            )
+    write_text(path, json.dumps(identity, indent=2) + "\n")
+
+
+def collect_votes(
+    config: CertifyConfig, subject: Subject, codes: SubjectCodes, rows: Tensor, device: torch.device
+) -> dict[str, Tensor]:
+    """Return what `vote_on` gives for all queries, batch by batch, each from its file if it has run before."""
+    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    found = []
+    batches = torch.split(rows, config.batch_size)
+    for number, part in enumerate(progress(batches, "certify", unit="batch", quiet=config.quiet)):
+        path = config.out / "votes" / f"{number:05d}.safetensors"
+        if not path.exists():
+            content = vote_on(config, subject, bank, part, device)
+            with atomic_write(path) as file:
+                file.write(safetensors.torch.save(content))
+        found.append(safetensors.torch.load_file(path))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+
+
+def vote_on(
+    config: CertifyConfig, subject: Subject, bank: CodeBank, rows: Tensor, device: torch.device
+) -> dict[str, Tensor]:
+    """Vote on one batch of queries, clean and attacked.
+
+    Returns:
+        How many noisy copies have each bit at +1, int64: `selection` (B, K), of `SELECTION_SAMPLES` copies of the clean
+        queries; `clean` (B, K), of `samples` others; `attacked` (B, R, K), of `samples` copies of the images that were
+        attacked within each of R radii. And `seconds` and `attack_seconds`, float32 (1,), of wall time.
+    """
+    query = subject.splits.query
+    images, labels = (query.images[rows].float() / 255.0).to(device), query.labels[rows].to(device)
+    count = partial(count_votes, subject.model, sigma=config.sigma, precision=config.precision)
+
+    def voted(seen: Tensor, stage: str, samples: int) -> Tensor:
+        noise = [make_generator(config.seed, "certify", stage, int(row), device=device) for row in rows]
+        pairs = zip(seen, noise, strict=True)
+        return torch.stack([count(image, samples=samples, generator=generator) for image, generator in pairs])
+
+    began = time.perf_counter()
+    selection, clean = voted(images, "selection", SELECTION_SAMPLES), voted(images, "clean", config.samples)
+    between = time.perf_counter()
+    attacked = [
+        voted(attack_smoothed(config, subject, bank, images, labels, radius), f"attacked {radius!r}", config.samples)
+        for radius in config.radii
+    ]
+    return {
+        "selection": selection,
+        "clean": clean,
+        "attacked": torch.stack(attacked, dim=1),
+        "seconds": torch.tensor([between - began]),
+        "attack_seconds": torch.tensor([time.perf_counter() - between]),
+    }
+
+
+def attack_smoothed(
+    config: CertifyConfig, subject: Subject, bank: CodeBank, images: Tensor, labels: Tensor, radius: float
+) -> Tensor:
+    """Return images (B, 3, H, W) within the radius whose logits, in the mean over noise, leave their mainstay code."""
+    noise = partial(add_noise, sigma=config.sigma)
+    seed = derive_seed(config.seed, "certify", "attack")
+    view = EotView(subject.model, noise, samples=EOT_SAMPLES, seed=seed)
+    objective = SemanticGoal(bank, make_objective=flips_objective)(view, images, labels)
+    attack = APGD(ThreatModel("l2", radius), steps=ATTACK_STEPS, precision=config.precision)
+    return attack(view, images, objective, seed=seed)
+
+
+def measure(
+    config: CertifyConfig, subject: Subject, codes: SubjectCodes, rows: Tensor, votes: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Return the report: what is certified at each radius, and what the attacks found there."""
+    labels, database_labels = subject.splits.query.labels[rows], subject.splits.database.labels
+    deployment = Deployment(CodeBank(codes.database, database_labels))
+    smoothed = majority_codes(votes["selection"] + votes["clean"], samples=SELECTION_SAMPLES + config.samples)
+    clean = evaluate_retrieval(smoothed, labels, codes.database, database_labels)
+    base = deployment.average_precision(sign_codes(codes.query_logits[rows]), labels)
+    radii = certified_radii(
+        votes["selection"],
+        votes["clean"],
+        selection_samples=SELECTION_SAMPLES,
+        samples=config.samples,
+        sigma=config.sigma,
+        alpha=config.alpha,
+    )
+    return {
+        "saat": __version__,
+        "data": {"name": subject.data.name} | subject.splits.manifest(),
+        "model": subject.about,
+        "sigma": config.sigma,
+        "samples": config.samples,
+        "selection_samples": SELECTION_SAMPLES,
+        "precision": config.precision,
+        "seed": config.seed,
+        "queries": len(rows),
+        "confidence": 1.0 - config.alpha,
+        "confidence_of_all": max(0.0, 1.0 - config.alpha * len(rows)),
+        "base_map": base.mean().item(),
+        "smoothed_map": clean.map,
+        "chance_map": clean.chance_map,
+        **by_radius(config, deployment, smoothed, radii, votes["attacked"], labels),
+        "code_length": subject.model.code_length,
+        "seconds": votes["seconds"].sum().item(),
+        "attack_seconds": votes["attack_seconds"].sum().item(),
+    }
+
+
+def by_radius(
+    config: CertifyConfig,
+    deployment: Deployment,
+    smoothed: Tensor,
+    radii: Tensor,
+    attacked_votes: Tensor,
+    labels: Tensor,
+) -> dict[str, dict[str, float]]:
+    """Return certified and attacked MAP, certified bits and violations, each by radius."""
+    names = ("certified_map", "attacked_map", "certified_bits", "violations")
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for place, radius in enumerate(progress(config.radii, "bounds", unit="radius", quiet=config.quiet)):
+        certified = radii > radius
+        bound = certified_average_precision(deployment, smoothed, certified, labels)
+        attacked_codes = majority_codes(attacked_votes[:, place], samples=config.samples)
+        attacked = deployment.average_precision(attacked_codes, labels)
+        key = f"{radius:.6g}"
+        found["certified_map"][key] = bound.mean().item()
+        found["attacked_map"][key] = attacked.mean().item()
+        found["certified_bits"][key] = certified.sum(1).double().mean().item()
+        found["violations"][key] = int((attacked < bound - ROUNDING).sum())
+    return found
+
+
+def print_certificates(report: Mapping[str, Any]) -> None:
+    """Print what is certified at each radius, beside what the attacks found there."""
+    title = f"Certificates of {report['queries']} queries at sigma {report['sigma']:g}"
+    columns = ("l2 radius", "certified MAP", "attacked MAP", f"certified bits of {report['code_length']}", "violations")
+    rows = [
+        (
+            radius,
+            f"{bound:.3f}",
+            f"{report['attacked_map'][radius]:.3f}",
+            f"{report['certified_bits'][radius]:.1f}",
+            f"{report['violations'][radius]}",
+        )
+        for radius, bound in report["certified_map"].items()
+    ]
+    print_table(title, columns, rows)
+    print(
+        f"clean MAP {report['smoothed_map']:.3f} with noise, {report['base_map']:.3f} without; "
+        f"chance {report['chance_map']:.3f}; confidence {report['confidence']:g} a query"
+    )

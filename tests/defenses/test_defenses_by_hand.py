@@ -1,0 +1,159 @@
+"""Losses worked by hand on a model of two bits.
+
+The logit of bit k is 4 (x_k - 1/2), with x_k the value of channel k of a one-pixel image. The image (3/4, 1/4, 1/2) has
+the logits (1, -1). Within epsilon = 1/8 each logit can move by 1/2, and an attack goes to the corner of the ball.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from saat.attacks.gradient import PGD
+from saat.attacks.objectives import agreement_objective
+from saat.attacks.threat import ThreatModel
+from saat.codes.bank import CodeBank
+from saat.codes.semantic import center_codes
+from saat.defenses.catalog import DEFENSES, DefenseOptions
+from saat.defenses.distillation import DistillationStep
+from saat.defenses.hash_center import HashCenterStep
+from saat.defenses.own_code import PgdStep, TradesStep
+from saat.defenses.prototype import AtrdhStep
+from saat.defenses.semantic import SaatStep
+from saat.losses.central import CSQLoss
+from saat.types import Batch
+
+LABELS = torch.tensor([[0.0, 1.0]])  # of the class whose center is (1, -1)
+BATCH = Batch(torch.tensor([0.75, 0.25, 0.5]).view(1, 3, 1, 1), LABELS, torch.tensor([0]))
+UNLABELED = Batch(BATCH.images, torch.zeros(1, 2), BATCH.indices)
+
+
+class TwoBits(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 4.0 * (images[:, :2, 0, 0] - 0.5)
+
+
+def attack() -> PGD:
+    return PGD(ThreatModel("linf", 1 / 8), steps=3, step_size=1 / 8, keep_best=False)
+
+
+def csq() -> CSQLoss:
+    return CSQLoss(labels=LABELS, code_length=2, quantization_weight=0.0)
+
+
+def cross_entropy(*agreements: float) -> float:
+    """The bitwise cross entropy at logits that agree with the target by so much: mean of log(1 + exp(-2 a))."""
+    return sum(math.log1p(math.exp(-2.0 * value)) for value in agreements) / len(agreements)
+
+
+def bank() -> CodeBank:
+    return CodeBank(torch.tensor([[1, 1]], dtype=torch.int8), LABELS)
+
+
+def test_pgd_at_is_the_hashing_loss_half_way_to_the_other_code():
+    output = PgdStep(csq(), attack())(TwoBits(), BATCH)
+    assert output.loss.item() == pytest.approx(cross_entropy(0.5, 0.5))
+    assert PgdStep(csq(), attack())(TwoBits(), UNLABELED).loss.item() == 0.0
+
+
+def test_trades_adds_the_squared_way_of_the_codes():
+    output = TradesStep(csq(), attack(), adversarial_weight=3.0)(TwoBits(), BATCH)
+    way = (math.tanh(1.0) - math.tanh(0.5)) ** 2
+    assert output.parts == pytest.approx({"hashing": cross_entropy(1.0, 1.0), "divergence": way})
+    assert output.loss.item() == pytest.approx(cross_entropy(1.0, 1.0) + 3.0 * way)
+    unlabeled = TradesStep(csq(), attack(), adversarial_weight=3.0)(TwoBits(), UNLABELED)
+    assert unlabeled.loss.item() == pytest.approx(3.0 * way)
+
+
+def test_trades_learns_through_both_codes():
+    model = nn.Sequential(TwoBits(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(2))
+    TradesStep(csq(), attack())(model, UNLABELED).loss.backward()
+    # Of bit 0: 2 (tanh a - tanh c) (a (1 - tanh^2 a) - c (1 - tanh^2 c)) / 2, with a = 1/2 and c = 1.
+    adversarial, clean = math.tanh(0.5), math.tanh(1.0)
+    wanted = (adversarial - clean) * (0.5 * (1.0 - adversarial**2) - 1.0 * (1.0 - clean**2))
+    assert model[1].weight.grad[0, 0].item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [BATCH, UNLABELED])
+@pytest.mark.parametrize(("sign", "agreement"), [(1.0, 0.5), (-1.0, -1.5)])
+def test_distillation_holds_to_the_code_of_the_teacher_whatever_the_label(batch, sign, agreement):
+    """A teacher of the opposite code: the attack leaves that code, toward logits of 1.5 of the wrong sign."""
+    student = TwoBits()
+    output = DistillationStep(lambda images: sign * student(images), attack())(student, batch)
+    assert output.loss.item() == pytest.approx(cross_entropy(agreement, agreement))
+
+
+def test_hcat_leaves_the_center_and_is_held_to_it():
+    output = HashCenterStep(num_classes=2, code_length=2, attack=attack())(TwoBits(), BATCH)
+    # Products with the centers (1, 1) and (1, -1): 0 and 2 tanh(1/2), over the root of 2 bits.
+    similarity = math.log1p(math.exp(-2.0 * math.tanh(0.5) / math.sqrt(2.0)))
+    assert output.parts == pytest.approx({"center": cross_entropy(0.5, 0.5), "similarity": similarity})
+    assert output.loss.item() == pytest.approx(cross_entropy(0.5, 0.5) + similarity)
+
+
+def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
+    step = AtrdhStep(csq(), attack(), prototypes=torch.tensor([[1, 1]]), labels=LABELS, adversarial_weight=2.0)
+    output = step(TwoBits(), BATCH)
+    # Toward (1, 1): logits (1.5, -0.5). The memory holds the clean code tanh (1, -1); an item is similar to itself.
+    agreement = math.tanh(1.0) * (math.tanh(1.5) + math.tanh(0.5)) / 2.0
+    parts = {"hashing": cross_entropy(1.0, 1.0), "similarity": (agreement - 1.0) ** 2}
+    assert output.parts == pytest.approx(parts)
+    assert output.loss.item() == pytest.approx(parts["hashing"] + 2.0 * parts["similarity"])
+    assert step.memory.tolist() == [pytest.approx([math.tanh(1.0), -math.tanh(1.0)])]
+
+
+def test_atrdh_draws_every_prototype_and_another_one_each_time():
+    prototypes = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    step = AtrdhStep(csq(), attack(), prototypes=prototypes, labels=LABELS)
+    drawn = step._targets(100)
+    assert len(torch.unique(drawn, dim=0)) == 4
+    assert torch.equal(step._targets(100), drawn)
+    step(TwoBits(), BATCH)
+    assert not torch.equal(step._targets(100), drawn)
+
+
+def test_saat_with_other_semantic_codes_leaves_them_and_is_held_to_them():
+    codes = torch.tensor([[1, 1]], dtype=torch.int8)
+    step = SaatStep(csq(), bank(), attack(), semantic_codes=lambda bank, labels: codes, quantization_weight=0.0)
+    output = step(TwoBits(), BATCH)
+    # Away from (1, 1): logits (0.5, -1.5).
+    alignment = -(math.tanh(0.5) - math.tanh(1.5)) / 2.0
+    assert output.parts["alignment"] == pytest.approx(alignment)
+    assert output.loss.item() == pytest.approx(cross_entropy(1.0, 1.0) + alignment)
+
+
+def options(bank: CodeBank) -> DefenseOptions:
+    return DefenseOptions(
+        model=TwoBits(),
+        loss=csq(),
+        bank=bank,
+        attack=attack(),
+        make_objective=agreement_objective,
+        adversarial_weight=1.0,
+        quantization_weight=1.0,
+        precision="float32",
+        seed=0,
+        quiet=True,
+    )
+
+
+def test_cgat_weighs_by_jaccard_as_written_and_counts_alike_as_released():
+    labels = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 1]])
+    codes = torch.tensor([[1, 1], [-1, 1], [-1, 1]], dtype=torch.int8)
+    bank = CodeBank(codes, labels)
+    # For the label set {0}, Jaccard 1, 1/3, 1/3: the first bit is 1 - 2/3 > 0. Counted alike: 1 - 2 < 0.
+    assert center_codes(bank, labels[:1]).tolist() == [[1, 1]]
+    steps = {name: DEFENSES[name](options(bank)) for name in ("cgat", "cgat-mean")}
+    assert steps["cgat"].semantic_codes(bank, labels[:1]).tolist() == [[1, 1]]
+    assert steps["cgat-mean"].semantic_codes(bank, labels[:1]).tolist() == [[-1, 1]]
+
+
+def test_cgat_has_no_quantization_term_and_saat_has_one():
+    both = {name: DEFENSES[name](options(bank()))(TwoBits(), BATCH) for name in ("saat", "cgat")}
+    # Single labels: mainstay and center codes agree, so all else is equal. The adversarial code is tanh (0.5, -0.5).
+    assert both["cgat"].loss.item() == pytest.approx(cross_entropy(1.0, 1.0) - math.tanh(0.5))
+    quantization = (1.0 - math.tanh(0.5)) ** 2
+    assert (both["saat"].loss - both["cgat"].loss).item() == pytest.approx(quantization, rel=1e-5)

@@ -1,0 +1,128 @@
+"""Every defense from the command line, on a small network and for a moment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saat.attacks.prototype import fit_prototypes
+from saat.cli import main, make_parser
+from saat.defenses.catalog import DEFENSES
+from saat.defenses.unlabeled import pseudo_labels
+from saat.recipes.harden import PRESETS, HardenConfig, splits_of
+
+QUICK = ["--fit.epochs=1", "--fit.batch_size=64", "--steps=2", "--quiet=true"]
+
+
+@pytest.fixture(autouse=True)
+def small_prototype_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saat.defenses.catalog.fit_prototypes", partial(fit_prototypes, widths=(8, 8), steps=3))
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_writes_a_hardened_checkpoint(name: str, tiny: Path, tmp_path: Path) -> None:
+    assert main(["harden", f"--checkpoint={tiny}", f"--out={tmp_path}", f"--defense={name}", *QUICK]) == 0
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert (card["defense"], card["parent"]) == (name, str(tiny))
+    assert card["training"]["defense"] == name
+    before, after = (load_file(path / "model.safetensors") for path in (tiny, tmp_path))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["hash_layer.weight"], after["hash_layer.weight"])
+    assert len(rows(tmp_path)) == 1
+
+
+def test_unlabeled_database_images_join_with_pseudo_labels_only(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def remembered(bank, logits):
+        given.append((len(bank), len(logits)))
+        return pseudo_labels(bank, logits)
+
+    def poisoned(*arguments, **options):  # labels of the database that would show if they were used
+        splits = splits_of(*arguments, **options)
+        return replace(splits, database=replace(splits.database, labels=torch.ones_like(splits.database.labels)))
+
+    words = ["harden", f"--checkpoint={tiny}", "--defense=hcat", "--unlabeled=true", *QUICK]
+    monkeypatch.setattr("saat.recipes.harden.pseudo_labels", remembered)
+    assert main([*words, f"--out={tmp_path / 'true'}"]) == 0
+    monkeypatch.setattr("saat.recipes.harden.splits_of", poisoned)
+    assert main([*words, f"--out={tmp_path / 'poisoned'}"]) == 0
+    assert given[0] == given[1]
+    assert given[0][0] == 120
+    assert 0 < given[0][1] <= 150
+    true, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("true", "poisoned"))
+    assert true == other
+    assert json.loads((tmp_path / "true" / "card.json").read_text())["training"]["unlabeled"] is True
+
+
+@pytest.mark.parametrize("unlabeled", ["false", "true"])
+def test_distillation_hardens_where_no_train_image_has_a_label(
+    unlabeled: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def label_free(*arguments, **options):
+        splits = splits_of(*arguments, **options)
+        return replace(splits, train=replace(splits.train, labels=torch.zeros_like(splits.train.labels)))
+
+    monkeypatch.setattr("saat.recipes.harden.splits_of", label_free)
+    words = ["harden", f"--checkpoint={tiny}", f"--out={tmp_path}", "--defense=distill", f"--unlabeled={unlabeled}"]
+    assert main([*words, *QUICK]) == 0
+    assert rows(tmp_path)[0]["distillation"] > 0.01
+
+
+def test_hcat_with_an_average_resumes_to_the_same_bits(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["harden", f"--checkpoint={tiny}", "--preset=hcat", *QUICK, "--fit.epochs=2"]
+    assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
+    saves = []
+
+    def stop_after_one(*arguments):
+        save(*arguments)
+        saves.append(1)
+        raise KeyboardInterrupt
+
+    from saat import training
+
+    save = training._save
+    with monkeypatch.context() as patched:
+        patched.setattr("saat.training._save", stop_after_one)
+        assert main([*words, f"--out={tmp_path / 'stopped'}"]) == 130
+    assert len(saves) == len(rows(tmp_path / "stopped")) == 1
+    assert main([*words, f"--out={tmp_path / 'stopped'}"]) == 0
+    whole, stopped = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
+    assert whole == stopped
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_valid_configuration(preset: str) -> None:
+    parser = make_parser(preset, "harden")
+    config = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
+    fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
+    made = HardenConfig(**fields)
+    assert made.defense == PRESETS[preset].get("defense", "saat") == ("saat" if preset == "paper" else preset)
+    assert made.fit.epochs == PRESETS[preset]["fit"]["epochs"]
+
+
+def test_the_preset_of_hcat_has_its_own_training() -> None:
+    parser = make_parser("hcat", "harden")
+    made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
+    assert (made.steps, made.step_size, made.objective) == (4, 3 / 255, "flips")
+    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (10, 128, 0.05)
+    assert (made.fit.schedule, made.fit.average) == ("one-cycle", 0.99)
+
+
+def test_an_unknown_defense_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harden", "--checkpoint=x", "--out=y", "--defense=pgd"]) == 2
+    assert "`defense` is one of" in capsys.readouterr().err
