@@ -34,7 +34,7 @@ from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, make_attacker
 from saat.recipes.outcome import Outcome, encode_subject
-from saat.recipes.subject import load_subject
+from saat.recipes.subject import load_subject, name_of
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions, derive_seed, make_generator, progress
 
@@ -79,7 +79,7 @@ class AttackConfig(RunOptions):
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, instead of the best.
         batch_size: queries at a time.
-        name: what reports call this model.
+        name: what reports call this model; the name of the checkpoint's folder if left out.
     """
 
     out: Path
@@ -99,7 +99,7 @@ class AttackConfig(RunOptions):
     restarts: int = 1
     last: bool = False
     batch_size: int = 250
-    name: str = "model"
+    name: str = ""
 
     def __post_init__(self) -> None:
         self.threat()  # the ranges of norm, epsilon and patch are its rules
@@ -158,8 +158,9 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
     clean = outcome.measure(sign_codes(codes.query_logits))
     flags = find_flags(clean, outcome.measure(attacked), logits=codes.query_logits, overlap=subject.splits.overlap())
-    report = outcome.write(config.out, name=config.name, attack=cost, flags=flags, seed=config.seed, clean=clean)
-    page = write_report([(config.name, config.out)], config.out / "page")
+    name = name_of(config.name, config.checkpoint)
+    report = outcome.write(config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean)
+    page = write_report([(name, config.out)], config.out / "page")
     if not config.quiet:
         print_attack(report, page)
     return report

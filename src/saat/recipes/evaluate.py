@@ -17,7 +17,7 @@ from saat.evaluation.sanity import find_flags
 from saat.evaluation.suite import SUITES
 from saat.hamming import sign_codes
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_subject, load_surrogates
+from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of
 from saat.recipes.suite import SuiteOptions, SuiteResult, claim_folder, run_suite
 from saat.recipes.tables import print_metrics, print_table
 from saat.runtime import RunOptions, write_text
@@ -39,7 +39,7 @@ class EvaluateConfig(RunOptions):
         batch_size: queries at a time.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
             suite that was stopped goes on.
-        name: what reports call this model.
+        name: what reports call this model; the name of the checkpoint's folder if left out.
     """
 
     checkpoint: Path | None = None
@@ -52,7 +52,7 @@ class EvaluateConfig(RunOptions):
     steps: int = 100
     batch_size: int = 125
     out: Path | None = None
-    name: str = "model"
+    name: str = ""
 
     def __post_init__(self) -> None:
         ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return clean.to_json()
     result = run_suite(options, subject, codes, device)
     report = write_suite(config, options.out, subject, codes, result)
-    page = write_report([(config.name, options.out)], options.out / "page")
+    page = write_report([(report["name"], options.out)], options.out / "page")
     if not config.quiet:
         print_suite(report)
         print(f"report: {page}")
@@ -147,7 +147,8 @@ def write_suite(
         "model_evaluations": sum(member.model_evaluations for member in result.members.values()),
         "max_perturbation": result.largest_change,
     }
-    report = outcome.write(out, name=config.name, attack=attack, flags=flags, seed=config.seed, clean=clean)
+    name = name_of(config.name, config.checkpoint)
+    report = outcome.write(out, name=name, attack=attack, flags=flags, seed=config.seed, clean=clean)
     write_text(out / RESULT_FILE, json.dumps(result_card(report), indent=2) + "\n")
     return report
 

@@ -16,6 +16,15 @@ from saat.models.checkpoint import Card, load_checkpoint
 from saat.models.hash_model import HashModel, import_model
 
 
+def name_of(name: str, checkpoint: Path | None) -> str:
+    """Return what reports call a model: its given name, or that of its checkpoint's folder.
+
+    >>> name_of("", Path("runs/plain")), name_of("mine", None), name_of("", None)
+    ('plain', 'mine', 'own')
+    """
+    return name or (checkpoint.resolve().name if checkpoint is not None else "own")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model and the data it is measured on.
