@@ -99,6 +99,8 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
             out = folder / f"{model}-{name.replace(' ', '-')}"
             config = AttackConfig(out=out, checkpoint=folder / model, seed=seed, name=model, **settings)
             add_row(result, protocol.name, model, name, seed, reported(config, lambda config=config: attack(config)))
+        write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
+    for model in reversed(cards):  # suites last: they take longest
         suite = EvaluateConfig(
             checkpoint=folder / model, suite="standard", out=folder / f"{model}-suite", steps=protocol.steps, seed=seed
         )

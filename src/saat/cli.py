@@ -18,7 +18,21 @@ import yaml
 
 from saat import __version__
 from saat.errors import SaatError
-from saat.recipes import attack, certify, data, demo, evaluate, harden, leaderboard, plant, report, train
+from saat.recipes import (
+    attack,
+    certify,
+    data,
+    demo,
+    detect,
+    evaluate,
+    harden,
+    index,
+    leaderboard,
+    plant,
+    report,
+    search,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +51,16 @@ COMMANDS: Mapping[str, Command] = {
     "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS),
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}),
     "certify": Command(certify.CertifyConfig, certify.certify, {}),
+    "detect": Command(detect.DetectConfig, detect.detect, {}),
     "plant": Command(plant.PlantConfig, plant.plant, {}),
     "report": Command(report.ReportConfig, report.report, {}),
     "leaderboard": Command(leaderboard.LeaderboardConfig, leaderboard.leaderboard, {}),
+    "index build": Command(index.BuildConfig, index.build, {}),
+    "index add": Command(index.AddConfig, index.add, {}),
+    "index remove": Command(index.RemoveConfig, index.remove, {}),
+    "index info": Command(index.InfoConfig, index.info, {}),
+    "index verify": Command(index.VerifyConfig, index.verify, {}),
+    "search": Command(search.SearchConfig, search.search, {}),
     "data list": Command(data.ListConfig, data.list_datasets, {}),
     "data describe": Command(data.DescribeConfig, data.describe, {}),
 }
@@ -122,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help", "--version"):
         print(__version__ if given[:1] == ["--version"] else usage())
         return 0
-    words = " ".join(given[:2]) if given[0] == "data" else given[0]
+    grouped = any(words.startswith(f"{given[0]} ") for words in COMMANDS)  # commands of two words, such as `data list`
+    words = " ".join(given[:2]) if grouped else given[0]
     if words not in COMMANDS:
         print(f"saat: no command {words!r}\n\n{usage()}", file=sys.stderr)
         return 2
@@ -141,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"saat {words}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"saat {words}: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        print(f"saat {words}: stopped; the same command goes on from what was saved", file=sys.stderr)
         return 130
     return 0
 

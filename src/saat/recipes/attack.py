@@ -27,6 +27,7 @@ from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
+from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.evaluation.report import write_report
 from saat.evaluation.sanity import find_flags
@@ -34,7 +35,7 @@ from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, make_attacker
 from saat.recipes.outcome import Outcome, encode_subject
-from saat.recipes.subject import load_subject, name_of
+from saat.recipes.subject import load_subject, name_of, purified
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions, derive_seed, make_generator, progress
 
@@ -62,6 +63,8 @@ class AttackConfig(RunOptions):
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint.
+        purifier: in front of the model, for queries and database: jpeg, bit-depth, resize-pad, total-variation or
+            comdefend. The attack goes through it.
         goal: where to: away from mainstay (the code of the query's labels), center (CgAT's), relevant-codes (SDHA's),
             own-code (the query's own) or returned-ids (what the service returned, seeing only ids; with square or
             nes); targeted: toward mainstay, anchor (DHTA), point (P2P) or prototype (THA).
@@ -86,6 +89,7 @@ class AttackConfig(RunOptions):
     checkpoint: Path | None = None
     model: str | None = None
     data: DataOptions | None = None
+    purifier: str | None = None
     goal: str = "mainstay"
     objective: str = "flips"
     targeted: bool = False
@@ -103,6 +107,8 @@ class AttackConfig(RunOptions):
 
     def __post_init__(self) -> None:
         self.threat()  # the ranges of norm, epsilon and patch are its rules
+        if self.purifier is not None:
+            check_choice("purifier", self.purifier, PURIFIERS)
         check_choice("goal", self.goal, GOALS)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("search", self.search, (*SEARCHES, *TRAINED))
@@ -149,6 +155,7 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     """Attack by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     codes = encode_subject(subject, quiet=config.quiet)
     query, database = subject.splits.query, subject.splits.database
     targets = draw_targets(query.labels, database.labels, seed=config.seed) if config.targeted else None

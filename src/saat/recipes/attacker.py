@@ -63,12 +63,13 @@ def make_attacker(
         device: where the models are.
     """
     began = time.perf_counter()
-    models, goals = [subject.model], [make_goal(config, subject, codes, device)]
+    models: list[nn.Module] = [subject.view]
+    lengths, goals = [subject.model.code_length], [make_goal(config, subject, codes, device)]
     if config.surrogate:
         others = load_surrogates(config.surrogate, subject, config.data, quiet=config.quiet)
-        models = [other.model for other in others]
+        models, lengths = [other.model for other in others], [other.model.code_length for other in others]
         goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
-    model: nn.Module = models[0] if len(models) == 1 else EnsembleView(models)
+    model = models[0] if len(models) == 1 else EnsembleView(models)
     if config.goal in SEEN_FROM_OUTSIDE:
         model = SearchView(nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
 
@@ -76,7 +77,7 @@ def make_attacker(
         if len(goals) == 1:
             return goals[0](model, images, labels)
         parts = [goal(one, images, labels) for goal, one in zip(goals, models, strict=True)]
-        return split_objective(parts, [one.code_length for one in models])
+        return split_objective(parts, lengths)
 
     if config.search in TRAINED:
         attack_on = _train(config, subject, targets, goals[0], device)
@@ -114,7 +115,7 @@ def _train(
     threat, precision = config.threat(), config.precision
     if config.search == "universal":
         universal = fit_universal(
-            subject.model,
+            subject.view,
             images,
             labels,
             goal,
@@ -131,7 +132,7 @@ def _train(
     assert isinstance(goal, PrototypeGoal)
     sets = torch.unique(targets[has_label(targets)], dim=0).to(device)
     generator = fit_generator(
-        subject.model,
+        subject.view,
         images,
         labels,
         sets,

@@ -10,6 +10,7 @@ from typing import Any
 
 from saat.attacks.threat import ThreatModel
 from saat.data.catalog import DataOptions
+from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.evaluation.report import write_report
 from saat.evaluation.result_card import RESULT_FILE, result_card
@@ -17,7 +18,7 @@ from saat.evaluation.sanity import find_flags
 from saat.evaluation.suite import SUITES
 from saat.hamming import sign_codes
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of
+from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of, purified
 from saat.recipes.suite import SuiteOptions, SuiteResult, claim_folder, run_suite
 from saat.recipes.tables import print_metrics, print_table
 from saat.runtime import RunOptions, write_text
@@ -31,6 +32,8 @@ class EvaluateConfig(RunOptions):
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint.
+        purifier: in front of the model, for queries and database: jpeg, bit-depth, resize-pad, total-variation or
+            comdefend. A suite attacks through it.
         suite: fast, standard, paper (the published attacks) or full (all of them); none measures clean queries only.
         surrogate: checkpoints of other models, for the member `transfer` of the suite full.
         norm: of the suite, linf or l2.
@@ -45,6 +48,7 @@ class EvaluateConfig(RunOptions):
     checkpoint: Path | None = None
     model: str | None = None
     data: DataOptions | None = None
+    purifier: str | None = None
     suite: str | None = None
     surrogate: list[Path] | None = None
     norm: str = "linf"
@@ -58,6 +62,8 @@ class EvaluateConfig(RunOptions):
         ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
         check_at_least("steps", self.steps, 1)
         check_at_least("batch_size", self.batch_size, 1)
+        if self.purifier is not None:
+            check_choice("purifier", self.purifier, PURIFIERS)
         if self.suite is not None:
             check_choice("suite", self.suite, SUITES)
             if self.out is None:
@@ -68,6 +74,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure by `config`; print tables, write files if asked, and return the metrics, or the report of the suite."""
     device = config.start()
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     codes = encode_subject(subject, quiet=config.quiet)
     clean_codes = sign_codes(codes.query_logits)
     clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)

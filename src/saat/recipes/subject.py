@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
+from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
 from saat.models.checkpoint import Card, load_checkpoint
 from saat.models.hash_model import HashModel, import_model
@@ -40,6 +42,11 @@ class Subject:
     splits: Splits
     data: DataOptions
     about: dict[str, Any]
+
+    @property
+    def view(self) -> nn.Module:
+        """What attacks search: the model, or, behind a purifier, what an adaptive attacker sees of it."""
+        return self.model.attack_view() if isinstance(self.model, PurifiedModel) else self.model
 
 
 def load_subject(
@@ -81,6 +88,17 @@ def load_subject(
         "epochs": card.training["fit"]["epochs"],
     }
     return Subject(hash_model.to(device), splits, options, about)
+
+
+def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
+    """Return the subject behind the purifier of this name, which is fitted here if it must be; as it is for none."""
+    if purifier is None:
+        return subject
+    device = next(subject.model.parameters()).device
+    options = PurifierOptions(images=subject.splits.train.images, seed=seed, device=device, quiet=quiet)
+    model = PurifiedModel(subject.model, PURIFIERS[purifier](options)).eval()
+    defense = " + ".join(filter(None, (subject.about["defense"], purifier)))  # so that a leaderboard tells them apart
+    return replace(subject, model=model, about=subject.about | {"defense": defense, "purifier": purifier})
 
 
 def load_surrogates(

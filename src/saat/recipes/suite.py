@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saat import __version__
 from saat.attacks.base import Attack
@@ -26,7 +26,7 @@ from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
 from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
-from saat.evaluation.trials import Trials, run_trials
+from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
@@ -130,7 +130,8 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         evaluations, seconds = 0, 0.0
         parts = torch.split(rows, options.batch_size)
         for number, part in enumerate(progress(parts, name, unit="batch", quiet=options.quiet)):
-            found = _member_on(options, name, number, batch_of(part, worst_images), query.images[part])
+            batch = batch_of(part, worst_images)
+            found = _member_on(options, name, number, batch, subject.model, query.images[part])
             images[part], exact_codes[part] = found["images"], found["codes"]
             evaluations += int(found["model_evaluations"])
             seconds += float(found["seconds"])
@@ -141,11 +142,13 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)
     everything = batch_of(rows, worst_images)
+    trials = run_trials(batch_of(rows[:TRIAL_QUERIES], worst_images))
+    seen = everything.images[:TRIAL_QUERIES]
     return SuiteResult(
         images=worst_images,
         codes=worst,
         members=members,
-        trials=run_trials(batch_of(rows[:TRIAL_QUERIES], worst_images)),
+        trials=replace(trials, instability=instability(subject.model, seen)),  # of the model itself, not of a view
         any_code_map=_any_code_map(everything.deployment, worst[rows].to(device), everything.labels),
         largest_change=_verified(options.threat, worst_images, query.images),
     )
@@ -166,7 +169,7 @@ def make_batches(
 
     def batch_of(part: Tensor, worst: Tensor) -> SuiteBatch:
         return SuiteBatch(
-            model=subject.model,
+            model=subject.view,
             bank=bank,
             deployment=deployment,
             images=(query.images[part].float() / 255.0).to(device),
@@ -200,6 +203,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
         "precision": options.precision,
         "seed": options.seed,
         "weights": weights_checksum(subject.model),
+        "purifier": subject.about.get("purifier"),
         "surrogates": [weights_checksum(other.model) for other in options.surrogates],
         "checksums": subject.splits.manifest()["checksums"],
     }
@@ -215,13 +219,15 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
     write_text(path, json.dumps(identity, indent=2) + "\n")
 
 
-def _member_on(options: SuiteOptions, name: str, number: int, batch: SuiteBatch, clean: Tensor) -> dict[str, Tensor]:
+def _member_on(
+    options: SuiteOptions, name: str, number: int, batch: SuiteBatch, model: nn.Module, clean: Tensor
+) -> dict[str, Tensor]:
     """Return what the member found on this batch, from its file if it has run before."""
     path = options.out / "members" / f"{options.suite}-{name}-{number:05d}.safetensors"
     if not path.exists():
         began = time.perf_counter()
         found, cost = MEMBERS[name](batch)
-        exact = sign_codes(encode_logits(batch.model, found.cpu(), label="", quiet=True))
+        exact = sign_codes(encode_logits(model, found.cpu(), label="", quiet=True))
         content = {
             "images": round_to_8_bits(found.cpu(), clean, options.threat),
             "codes": exact,
@@ -244,7 +250,7 @@ def _fit_universal(options: SuiteOptions, subject: Subject, bank: CodeBank) -> A
     train = subject.splits.train
     labeled = has_label(train.labels)
     return fit_universal(
-        subject.model,
+        subject.view,
         train.images[labeled],
         train.labels[labeled],
         SemanticGoal(bank, make_objective=flips_objective),

@@ -1,0 +1,1 @@
+"""Search over packed codes, and the directory that keeps them. Nothing here imports torch."""

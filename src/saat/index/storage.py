@@ -1,0 +1,260 @@
+"""An index on disk: a directory that says what it holds, and that is always the old state or the new one.
+
+Codes, ids and metadata lie in files named by their content; `manifest.json` names the files of the present state, with
+their checksums. A write makes the new files first and replaces the manifest last; that rename is the moment of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from saat import __version__
+from saat.errors import DataError
+from saat.index.content import IndexContent, ModelKey
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+SUFFIXES = {"codes": "npy", "ids": "npy", "metadata": "parquet"}
+_OURS = re.compile(r"(codes|ids)-[0-9a-f]{32}\.npy|metadata-[0-9a-f]{32}\.parquet|\.saat-.*\.tmp")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the present state.
+
+    Args:
+        name: in the directory.
+        bytes: its length.
+        sha256: of its content.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory says of itself.
+
+    Args:
+        count: items.
+        next_id: that the next item gets; ids are never used again.
+        model: whose codes these are.
+        created: when the directory was made, UTC.
+        changed: when it was last written, UTC.
+        saat: version that wrote it.
+        files: codes (uint8 (N, K/8)), ids (int64 (N,), ascending) and metadata (a row an item).
+    """
+
+    count: int
+    next_id: int
+    model: ModelKey
+    created: str
+    changed: str
+    saat: str
+    files: Mapping[str, FileEntry]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an index.
+
+    Raises:
+        DataError: there is none, it is damaged, or of a later format.
+    """
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        checksum = values.pop("checksum")
+        if values["format"] != FORMAT:
+            raise DataError(f"{path} has format {FORMAT}; found {values['format']}, of saat {values.get('saat')}")
+        if checksum != _checksum_of(values):
+            raise ValueError("its checksum is not that of its content")
+        files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
+        kept = {name: values[name] for name in ("count", "next_id", "created", "changed", "saat")}
+        return Manifest(model=ModelKey(**values["model"]), files=files, **kept)
+    except FileNotFoundError:
+        raise DataError(f"`index` is a folder that `saat index build` wrote; found no {MANIFEST} in {folder}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def read_index(folder: Path) -> IndexContent:
+    """Read an index, every byte checked.
+
+    Raises:
+        DataError: there is none, or a file is missing or damaged; it is named.
+    """
+    while True:
+        manifest = read_manifest(folder)
+        try:
+            return _read_content(folder, manifest)
+        except DataError:
+            if read_manifest(folder) == manifest:
+                raise
+            # A writer replaced the state between the two reads: take the new one.
+
+
+def _read_content(folder: Path, manifest: Manifest) -> IndexContent:
+    paths = {name: _check_file(folder, entry) for name, entry in manifest.files.items()}
+    try:
+        codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
+        metadata = pq.read_table(paths["metadata"])
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}") from error
+    return IndexContent(codes, ids, metadata, next_id=manifest.next_id, model=manifest.model)
+
+
+def verify_index(folder: Path) -> tuple[str, ...]:
+    """Return what is damaged, "path: reason" each; nothing for a sound index.
+
+    Raises:
+        DataError: there is no index in `folder`.
+    """
+    if not (folder / MANIFEST).exists():
+        read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        return (str(error),)
+    damaged = []
+    for entry in manifest.files.values():
+        try:
+            _check_file(folder, entry)
+        except DataError as error:
+            damaged.append(str(error))
+    return tuple(damaged)
+
+
+def create_index(folder: Path, content: IndexContent) -> Manifest:
+    """Write a new index.
+
+    Raises:
+        DataError: `folder` holds one already.
+    """
+    with _locked(folder):
+        if (folder / MANIFEST).exists():
+            raise DataError(f"`out` is a folder without an index; found one in {folder}")
+        manifest = _write(folder, content, created=_now())
+        _sync_folder(folder.absolute().parent)
+        return manifest
+
+
+def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -> Manifest:
+    """Replace an index by what `change` makes of it; other writers wait meanwhile.
+
+    Raises:
+        DataError: there is no index, or it is damaged.
+    """
+    read_manifest(folder)
+    with _locked(folder):
+        return _write(folder, change(read_index(folder)), created=read_manifest(folder).created)
+
+
+def _write(folder: Path, content: IndexContent, *, created: str) -> Manifest:
+    files = {
+        "codes": _put(folder, "codes", lambda file: np.save(file, content.packed, allow_pickle=False)),
+        "ids": _put(folder, "ids", lambda file: np.save(file, content.ids, allow_pickle=False)),
+        "metadata": _put(folder, "metadata", lambda file: pq.write_table(content.metadata, file)),
+    }
+    manifest = Manifest(len(content), content.next_id, content.model, created, _now(), __version__, files)
+    values = {"format": FORMAT} | asdict(manifest)
+    text = json.dumps(values | {"checksum": _checksum_of(values)}, indent=2) + "\n"
+    _sync_folder(folder)
+    _written(folder, lambda file: file.write(text.encode())).replace(folder / MANIFEST)
+    _sync_folder(folder)
+    _clean(folder, keep={entry.name for entry in files.values()})
+    return manifest
+
+
+def _put(folder: Path, kind: str, save: Callable[[IO[bytes]], object]) -> FileEntry:
+    """Write a file and name it by its content, so that it never takes the place of a file of the present state."""
+    temporary = _written(folder, save)
+    digest, size = _digest_of(temporary), temporary.stat().st_size
+    name = f"{kind}-{digest[:32]}.{SUFFIXES[kind]}"
+    temporary.replace(folder / name)
+    return FileEntry(name, size, digest)
+
+
+def _written(folder: Path, save: Callable[[IO[bytes]], object]) -> Path:
+    """Write a file under a name of no meaning, and return its path when the disk has it."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".saat-", suffix=".tmp")
+    with os.fdopen(handle, "wb") as file:
+        save(file)
+        file.flush()
+        os.fsync(file.fileno())
+    path = Path(name)
+    path.chmod(0o644)
+    return path
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clean(folder: Path, *, keep: set[str]) -> None:
+    """Remove files of earlier states and of writes that were cut off; files that are not ours stay."""
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def _check_file(folder: Path, entry: FileEntry) -> Path:
+    path = folder / entry.name
+    try:
+        size, digest = path.stat().st_size, _digest_of(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if size != entry.bytes:
+        raise DataError(f"{path} is damaged: {size} bytes instead of {entry.bytes}")
+    if digest != entry.sha256:
+        raise DataError(f"{path} is damaged: its checksum differs from that of the manifest")
+    return path
+
+
+def _checksum_of(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out; the system lets go of the lock when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in `folder`."""
+    if sys.platform != "win32":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,172 @@
+"""From images to packed codes: the encoder of a checkpoint, and many images encoded so that a stop costs little."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from saat.bits import pack_codes
+from saat.data.collection import Content
+from saat.data.decoding import Decoded, decode_rows, open_image, resize_image
+from saat.hamming import sign_codes
+from saat.index.content import ModelKey
+from saat.models.checkpoint import load_checkpoint, weights_checksum
+from saat.models.hash_model import HashModel, encode_logits
+from saat.recipes.items import Items
+from saat.runtime import atomic_write, progress
+
+WORK = ".work-"  # begins the name of a folder of batches already encoded
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model with the size of the images it takes.
+
+    Args:
+        model: in eval mode, on its device.
+        image_size: height and width, in pixels.
+        crop_border: pixels cut off each side before resizing.
+        key: names the model in an index.
+    """
+
+    model: HashModel
+    image_size: int
+    crop_border: int
+    key: ModelKey
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the packed codes (N, K/8) of images (N, 3, S, S), uint8."""
+        logits = encode_logits(self.model, torch.from_numpy(images), batch_size=max(1, len(images)), quiet=True)
+        return pack_codes(sign_codes(logits).numpy())
+
+    def encode_content(self, content: Content) -> NDArray[np.uint8]:
+        """Return the packed code (1, K/8) of one image file.
+
+        Raises:
+            DataError: the content is damaged, too large, or no image.
+        """
+        image = resize_image(open_image(content), size=self.image_size, crop_border=self.crop_border)
+        return self.encode(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]))
+
+    def work_name(self) -> str:
+        """Return the name of the folder for batches of this encoder; another model or size has another."""
+        parts = f"{self.key.weights} {self.image_size} {self.crop_border}"
+        return WORK + hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def load_encoder(checkpoint: Path, model: str | None, *, device: torch.device) -> Encoder:
+    """Load the encoder of a checkpoint.
+
+    Args:
+        checkpoint: its folder.
+        model: `package.module:factory`, for a checkpoint of a model of the user's own.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or of another model.
+    """
+    hash_model, card = load_checkpoint(checkpoint, model_factory=model)
+    key = ModelKey(weights_checksum(hash_model), hash_model.code_length, str(checkpoint.absolute()))
+    return Encoder(hash_model.to(device), card.image_size, int(card.data.get("crop_border", 0)), key)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Items after encoding.
+
+    Args:
+        rows: the rows that have a code, ascending.
+        packed: uint8 (M, K/8), a code for each of these.
+        damaged: "path: reason" of each image left out.
+        resumed: how many an earlier, stopped run had done.
+    """
+
+    rows: list[int]
+    packed: NDArray[np.uint8]
+    damaged: tuple[str, ...]
+    resumed: int
+
+
+def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: int, quiet: bool) -> Encoded:
+    """Encode all items; each batch is kept in `folder`, so that after a stop the same call goes on with the next one.
+
+    What was done is known by the identity of each item: its path, and its file's size and time of change.
+    """
+    done = _read_batches(folder)
+    open_rows = [row for row, identity in enumerate(items.identities) if identity not in done]
+    resumed = len(items) - len(open_rows)
+    collection = items.collection()
+    batches = [open_rows[start : start + batch_size] for start in range(0, len(open_rows), batch_size)]
+
+    def decode(rows: list[int]) -> Decoded:
+        return decode_rows(collection, rows, size=encoder.image_size, crop_border=encoder.crop_border, quiet=True)
+
+    nothing: Iterable[None] = ()
+    with progress(nothing, "encode", unit="image", total=len(items), quiet=quiet) as bar:
+        bar.update(resumed)
+        for rows, decoded in zip(batches, _ahead(decode, batches), strict=True):
+            batch = _encode_batch([items.identities[row] for row in rows], decoded, encoder)
+            with atomic_write(folder / f"{items.identities[rows[0]]}.parquet") as file:
+                pq.write_table(batch, file)
+            done |= _codes_of(batch)
+            bar.update(len(rows))
+    codes = [done[identity] for identity in items.identities]
+    rows = [row for row, code in enumerate(codes) if isinstance(code, bytes)]
+    packed = np.frombuffer(b"".join(code for code in codes if isinstance(code, bytes)), np.uint8)
+    damaged = tuple(code for code in codes if isinstance(code, str))
+    return Encoded(rows, packed.reshape(-1, encoder.key.code_length // 8), damaged, resumed)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the batches kept in an index folder, when the index has their codes."""
+    for path in folder.glob(f"{WORK}*"):
+        shutil.rmtree(path)
+
+
+def _ahead(decode: Callable[[list[int]], Decoded], batches: Iterable[list[int]]) -> Iterator[Decoded]:
+    """Decode a batch while the one before it is encoded."""
+    waiting: deque[Future[Decoded]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for rows in batches:
+            waiting.append(pool.submit(decode, rows))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _encode_batch(identities: list[str], decoded: Decoded, encoder: Encoder) -> pa.Table:
+    """Return a row an image: its identity, and its code or the reason why it has none."""
+    sound = np.array([bool(digest) for digest in decoded.digests])
+    codes = iter(encoder.encode(decoded.images[sound]) if sound.any() else ())
+    reasons = iter(decoded.damaged)
+    return pa.table(
+        {
+            "identity": pa.array(identities, pa.string()),
+            "code": pa.array([next(codes).tobytes() if has else None for has in sound], pa.binary()),
+            "reason": pa.array([None if has else next(reasons) for has in sound], pa.string()),
+        }
+    )
+
+
+def _codes_of(batch: pa.Table) -> dict[str, bytes | str]:
+    """Return the code, or the reason why there is none, by identity."""
+    return {row["identity"]: row["reason"] if row["code"] is None else row["code"] for row in batch.to_pylist()}
+
+
+def _read_batches(folder: Path) -> dict[str, bytes | str]:
+    done: dict[str, bytes | str] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        done |= _codes_of(pq.read_table(path))
+    return done

@@ -1,0 +1,241 @@
+"""Build an index of images, add to it, remove from it, describe it, verify it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saat.errors import ArgumentError, DataError, check_at_least
+from saat.index.content import IndexContent
+from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, update_index, verify_index
+from saat.index.where import select
+from saat.recipes.encoder import Encoded, Encoder, encode_items, load_encoder, remove_work
+from saat.recipes.items import Items, read_items
+from saat.recipes.tables import print_table
+from saat.runtime import RunOptions
+
+SHOWN = 20  # damaged images that are printed by name; the rest is counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(RunOptions):
+    """Build an index: encode images and write a folder that `saat search` takes. The same command goes on after a stop.
+
+    Args:
+        checkpoint: folder of a checkpoint.
+        images: image files, folders (subfolders are labels), .txt lists of paths, image-list folders, Parquet sets.
+        out: folder for the index.
+        model: your own model: package.module:factory.
+        batch_size: images at a time; a stop costs at most so many.
+    """
+
+    checkpoint: Path
+    images: list[Path]
+    out: Path
+    model: str | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddConfig(RunOptions):
+    """Add images to an index; those whose path is in it already are passed over.
+
+    Args:
+        index: folder of the index.
+        images: as in `saat index build`.
+        checkpoint: of the model that the index was built with, if its folder has moved.
+        model: your own model: package.module:factory.
+        batch_size: images at a time; a stop costs at most so many.
+    """
+
+    index: Path
+    images: list[Path]
+    checkpoint: Path | None = None
+    model: str | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveConfig:
+    """Remove items from an index, by their ids or by a condition on their metadata.
+
+    Args:
+        index: folder of the index.
+        ids: of the items, such as [3, 17].
+        where: a condition, such as "label == 'cat'".
+        quiet: print nothing.
+    """
+
+    index: Path
+    ids: list[int] | None = None
+    where: str | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.ids is None) == (self.where is None):
+            raise ArgumentError("give `ids` or `where`, one of the two, to say which items are removed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """Describe an index: items, model, columns, files.
+
+    Args:
+        index: folder of the index.
+        quiet: print nothing.
+    """
+
+    index: Path
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check every byte of an index, and name what is damaged.
+
+    Args:
+        index: folder of the index.
+        quiet: print nothing.
+    """
+
+    index: Path
+    quiet: bool = False
+
+
+def build(config: BuildConfig) -> dict[str, Any]:
+    """Build by `config`, print what was done, and return it."""
+    if (config.out / MANIFEST).exists():
+        raise DataError(
+            f"`out` is a folder without an index; found one in {config.out} (saat index add makes it larger)"
+        )
+    device = config.start()
+    items = read_items(config.images)
+    encoder = load_encoder(config.checkpoint, config.model, device=device)
+    encoded = _encode(items, encoder, config.out, config.batch_size, quiet=config.quiet)
+    if not encoded.rows:
+        raise DataError(f"at least one image can be decoded; all {len(items)} failed, first {encoded.damaged[0]}")
+    content = _with_items(IndexContent.empty(encoder.key), items, encoded, encoder)
+    manifest = create_index(config.out, content)
+    remove_work(config.out)
+    return _told(_report(items, encoded) | {"count": manifest.count}, encoded.damaged, config.out, quiet=config.quiet)
+
+
+def add(config: AddConfig) -> dict[str, Any]:
+    """Add by `config`, print what was done, and return it."""
+    device = config.start()
+    content = read_index(config.index)
+    encoder = load_encoder(config.checkpoint or Path(content.model.checkpoint), config.model, device=device)
+    content.model.check(encoder.key)
+    found = read_items(config.images)
+    items = found.take(_new_rows(content, found.paths))
+    encoded = _encode(items, encoder, config.index, config.batch_size, quiet=config.quiet)
+    before = read_manifest(config.index).count
+    if encoded.rows:
+        before = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder)).count
+    remove_work(config.index)
+    report = _report(items, encoded) | {"count": before, "already_there": len(found) - len(items)}
+    return _told(report, encoded.damaged, config.index, quiet=config.quiet)
+
+
+def remove(config: RemoveConfig) -> dict[str, Any]:
+    """Remove by `config`, print how many items are gone, and return it."""
+    counts = []
+
+    def change(content: IndexContent) -> IndexContent:
+        rows = select(content.metadata, config.where).column("id").to_pylist() if config.where else config.ids
+        left = content.without(np.unique(np.array(rows, dtype=np.int64)))
+        counts.append(len(content) - len(left))
+        return left
+
+    manifest = update_index(config.index, change)
+    report = {"removed": counts[0], "count": manifest.count}
+    if not config.quiet:
+        print(f"{config.index}: {counts[0]:,} removed, {manifest.count:,} items")
+    return report
+
+
+def info(config: InfoConfig) -> dict[str, Any]:
+    """Print what the manifest of an index says, and return it with the columns of its metadata."""
+    manifest, content = read_manifest(config.index), read_index(config.index)
+    columns = {field.name: str(field.type) for field in content.metadata.schema}
+    report = asdict(manifest) | {"columns": columns, "distinct_codes": len(np.unique(content.packed, axis=0))}
+    if not config.quiet:
+        rows = [
+            ("items", f"{manifest.count:,}"),
+            ("distinct codes", f"{report['distinct_codes']:,}"),
+            ("code length", f"{manifest.model.code_length} bits"),
+            ("model", f"{manifest.model.weights} from {manifest.model.checkpoint}"),
+            ("columns", ", ".join(f"{name} ({kind})" for name, kind in columns.items())),
+            ("created", manifest.created),
+            ("changed", manifest.changed),
+            ("saat", manifest.saat),
+            *((name, f"{entry.bytes:,} bytes, {entry.name}") for name, entry in manifest.files.items()),
+        ]
+        print_table(f"Index {config.index}", ("", "what it holds"), rows)
+    return report
+
+
+def verify(config: VerifyConfig) -> dict[str, Any]:
+    """Check an index, and print that it is sound.
+
+    Raises:
+        DataError: it is not; every damaged file is named.
+    """
+    damaged = verify_index(config.index)
+    if damaged:
+        raise DataError("; ".join(damaged))
+    count = len(read_index(config.index))
+    if not config.quiet:
+        print(f"{config.index}: sound, {count:,} items")
+    return {"count": count}
+
+
+def _encode(items: Items, encoder: Encoder, folder: Path, batch_size: int, *, quiet: bool) -> Encoded:
+    return encode_items(items, encoder, folder / encoder.work_name(), batch_size=batch_size, quiet=quiet)
+
+
+def _new_rows(content: IndexContent, paths: Sequence[str]) -> list[int]:
+    """Return the rows of those `paths` that are not in the index."""
+    known = set(content.metadata.column("path").to_pylist()) if len(content) else set()
+    return [row for row, path in enumerate(paths) if path not in known]
+
+
+def _with_items(content: IndexContent, items: Items, encoded: Encoded, encoder: Encoder) -> IndexContent:
+    """Return the index with the encoded items, without those that another writer has added meanwhile."""
+    sound = items.take(encoded.rows)
+    new = _new_rows(content, sound.paths)
+    return content.added(encoded.packed[new], sound.take(new).columns, model=encoder.key)
+
+
+def _report(items: Items, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "images": len(items),
+        "encoded": len(items) - encoded.resumed,
+        "resumed": encoded.resumed,
+        "damaged": list(encoded.damaged),
+    }
+
+
+def _told(report: Mapping[str, Any], damaged: Sequence[str], folder: Path, *, quiet: bool) -> dict[str, Any]:
+    """Print what was done, and return it."""
+    if not quiet:
+        known = f", {report['already_there']:,} already there" if report.get("already_there") else ""
+        resumed = f", {report['resumed']:,} of them before a stop" if report["resumed"] else ""
+        sound = report["images"] - len(damaged)
+        print(f"{folder}: {report['count']:,} items; {sound:,} images encoded{resumed}{known}")
+        if damaged:
+            print(f"{len(damaged)} damaged images left out:")
+            print("\n".join(f"  {reason}" for reason in damaged[:SHOWN]))
+            if len(damaged) > SHOWN:
+                print(f"  ... and {len(damaged) - SHOWN} more")
+    return dict(report)

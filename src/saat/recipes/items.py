@@ -1,0 +1,206 @@
+"""What an index is built from: image files, folders, lists and Parquet sets, with names and metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saat.data.collection import Collection, Content
+from saat.data.folder import SUFFIXES
+from saat.data.image_list import read_image_list
+from saat.data.table import read_parquet
+from saat.errors import ArgumentError, DataError
+
+LIST_FILE = "database_img.txt"
+OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
+OURS = ("id", "path")  # columns that the index writes; the user's are renamed
+Reader = Callable[[], Content]
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images not yet decoded.
+
+    Args:
+        columns: a row an item: `path`, `label` where an item has one, and the user's columns.
+        identities: a hash an item, of its path and of its file's size and time of change.
+        readers: a reader an item.
+    """
+
+    columns: pa.Table
+    identities: tuple[str, ...]
+    readers: tuple[Reader, ...]
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    @property
+    def paths(self) -> list[str]:
+        """The column `path`."""
+        paths: list[str] = self.columns.column("path").to_pylist()
+        return paths
+
+    def take(self, rows: Sequence[int]) -> Items:
+        """Return the items of `rows`, in that order."""
+        columns = self.columns.take(pa.array(rows, pa.int64()))
+        return Items(columns, tuple(self.identities[row] for row in rows), tuple(self.readers[row] for row in rows))
+
+    def collection(self) -> Collection:
+        """Return the items as decoders take them; their labels are metadata here, and no classes."""
+        return Collection(
+            item_names=tuple(self.paths),
+            labels=np.zeros((len(self), 0), np.uint8),
+            class_names=(),
+            pools={"all": np.arange(len(self))},
+            read=lambda row: self.readers[row](),
+            image_size=0,
+        )
+
+
+def read_items(sources: Sequence[Path]) -> Items:
+    """List the images of some sources; one that is in two of them is one item.
+
+    Args:
+        sources: an image file; a folder, whose images at any depth count, labeled by the first subfolder; a `.txt` file
+            of paths; a folder of image lists as in the papers; a Parquet file or a folder of them. Of the last two, the
+            images of the database, where the set names one.
+
+    Raises:
+        ArgumentError: there is no source, or columns of the same name have different types.
+        DataError: a source cannot be read, or there is no image.
+    """
+    parts = [_read_source(path.absolute()) for path in sources]
+    if not parts or not sum(map(len, parts)):
+        raise DataError(
+            f"`images` holds images ({', '.join(sorted(SUFFIXES))}); found none in {list(map(str, sources))}"
+        )
+    try:
+        columns = pa.concat_tables([part.columns for part in parts], promote_options="default").combine_chunks()
+    except pa.ArrowException as error:
+        raise ArgumentError(f"`images` have columns of one type under one name: {error}") from error
+    identities = tuple(identity for part in parts for identity in part.identities)
+    items = Items(columns, identities, tuple(reader for part in parts for reader in part.readers))
+    first = {path: row for row, path in reversed(list(enumerate(items.paths)))}
+    return items if len(first) == len(items) else items.take(sorted(first.values()))
+
+
+def read_item(path: str) -> Content:
+    """Return the content of an item by its column `path`.
+
+    Raises:
+        DataError: it cannot be read.
+        OSError: as `DataError`.
+    """
+    file, row = _file_and_row(path)
+    return file.read_bytes() if row is None else read_parquet(file).read(row)
+
+
+def _file_and_row(path: str) -> tuple[Path, int | None]:
+    """Return the file of an item, and its row where that file is a Parquet file.
+
+    >>> _file_and_row("a.parquet#7"), _file_and_row("b#7.png")
+    ((PosixPath('a.parquet'), 7), (PosixPath('b#7.png'), None))
+    """
+    name, _, row = path.rpartition("#")
+    return (Path(name), int(row)) if name.endswith(".parquet") and row.isdigit() else (Path(path), None)
+
+
+def _read_source(path: Path) -> Items:
+    if path.is_dir() and (path / LIST_FILE).is_file():
+        return _from_collection(read_image_list(path), path)
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        return _from_parquet(path)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() and path.suffix == ".txt":
+        return _from_files([path.parent / line for line in _lines(path)])
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _from_files([path])
+    found = "a file of another kind" if path.exists() else "nothing"
+    raise DataError(f"`images` is an image, a folder, a .txt list or a Parquet set; found {found} at {path}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is text in UTF-8; found {error.reason} at byte {error.start}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _from_files(paths: Sequence[Path], labels: Sequence[str | None] = ()) -> Items:
+    columns = {"path": pa.array([str(path) for path in paths], pa.string())}
+    if any(labels):
+        columns["label"] = pa.array(labels, pa.string())
+    identities = tuple(_identity(str(path), _stamp(path)) for path in paths)
+    return Items(pa.table(columns), identities, tuple(path.read_bytes for path in paths))
+
+
+def _from_folder(root: Path) -> Items:
+    """List the images below `root`; what is hidden is no image."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root).parts
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith(".") for part in inside):
+            found.append((path, inside[0] if len(inside) > 1 else None))
+    return _from_files([path for path, _ in found], [label for _, label in found])
+
+
+def _from_parquet(path: Path) -> Items:
+    collection = read_parquet(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    tables = []
+    for file in files:
+        names = [name for name in pq.read_schema(file).names if name not in OF_SET]
+        table = pq.read_table(file, columns=names)
+        tables.append(table.rename_columns([f"user_{name}" if name in OURS else name for name in names]))
+    try:
+        columns = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise DataError(f"the files of {path} have columns of one type under one name: {error}") from error
+    return _from_collection(collection, path if path.is_dir() else path.parent, columns)
+
+
+def _from_collection(collection: Collection, root: Path, columns: pa.Table | None = None) -> Items:
+    rows = collection.pools.get("database", np.arange(len(collection.item_names))).tolist()
+    paths = [_place(root, collection.item_names[row]) for row in rows]
+    labels = [", ".join(_names(collection, row)) or None for row in rows]
+    table = pa.table({"path": pa.array(paths, pa.string())})
+    if any(labels):
+        table = table.append_column("label", pa.array(labels, pa.string()))
+    if columns is not None:
+        for name in columns.column_names:
+            table = table.append_column(name, columns.column(name).take(pa.array(rows, pa.int64())))
+    files = [_file_and_row(path)[0] for path in paths]
+    stamps = {file: _stamp(file) for file in set(files)}  # once a file: every row of a Parquet file asks
+    identities = tuple(_identity(path, stamps[file]) for path, file in zip(paths, files, strict=True))
+    return Items(table, identities, tuple(partial(collection.read, row) for row in rows))
+
+
+def _place(root: Path, name: str) -> str:
+    """Return the path of a named item of a set, whose images may lie in its folder `images`."""
+    inside = root / "images" / name
+    return str(inside if inside.is_file() and not (root / name).is_file() else root / name)
+
+
+def _names(collection: Collection, row: int) -> list[str]:
+    return [collection.class_names[place] for place in np.flatnonzero(collection.labels[row])]
+
+
+def _identity(path: str, stamp: str) -> str:
+    return hashlib.sha256(f"{path}\n{stamp}".encode()).hexdigest()[:32]
+
+
+def _stamp(file: Path) -> str:
+    try:
+        stat = file.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"

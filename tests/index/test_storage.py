@@ -1,0 +1,164 @@
+"""The directory of an index: the old state or the new one, each byte checked, no other model's codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from saat.errors import ArgumentError, DataError
+from saat.index.content import IndexContent, ModelKey
+from saat.index.storage import create_index, read_index, read_manifest, update_index, verify_index
+
+MODEL = ModelKey("a" * 32, 16, "runs/plain")
+FAULT = Path(__file__).parents[2] / "benchmarks" / "fault_index.py"
+
+
+def three_items() -> IndexContent:
+    columns = pa.table({"path": ["a.png", "b.png", "c.png"], "label": ["cat", "dog", None]})
+    return IndexContent.empty(MODEL).added(np.array([[1, 2], [3, 4], [5, 6]], np.uint8), columns, model=MODEL)
+
+
+def add_one(content: IndexContent) -> IndexContent:
+    return content.added(np.array([[9, 9]], np.uint8), pa.table({"path": ["d.png"], "price": [3]}), model=MODEL)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    create_index(folder, three_items())
+    content = read_index(folder)
+    assert content.packed.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert (content.packed.dtype, content.ids.dtype) == (np.uint8, np.int64)
+    assert content.ids.tolist() == content.metadata.column("id").to_pylist() == [0, 1, 2]
+    assert content.metadata.column("label").to_pylist() == ["cat", "dog", None]
+    manifest = read_manifest(folder)
+    assert (manifest.count, manifest.next_id, manifest.model) == (3, 3, MODEL)
+    assert verify_index(folder) == ()
+
+
+def test_ids_are_never_used_again(tmp_path: Path) -> None:
+    create_index(tmp_path, three_items())
+    update_index(tmp_path, lambda content: content.without(np.array([1, 2, 77])))
+    update_index(tmp_path, add_one)
+    content = read_index(tmp_path)
+    assert content.ids.tolist() == content.metadata.column("id").to_pylist() == [0, 3]
+    assert content.packed.tolist() == [[1, 2], [9, 9]]
+    assert content.metadata.to_pylist() == [
+        {"id": 0, "path": "a.png", "label": "cat", "price": None},
+        {"id": 3, "path": "d.png", "label": None, "price": 3},
+    ]
+
+
+def test_old_and_stray_files_go_at_the_next_write_and_those_of_others_stay(tmp_path: Path) -> None:
+    create_index(tmp_path, three_items())
+    for name in ("notes.txt", ".saat-x1.tmp", f"codes-{'0' * 32}.npy", "codes-mine.npy"):
+        (tmp_path / name).write_bytes(b"half a write")
+    assert len(read_index(tmp_path)) == 3
+    update_index(tmp_path, add_one)
+    named = {entry.name for entry in read_manifest(tmp_path).files.values()}
+    kept = {".lock", "manifest.json", "notes.txt", "codes-mine.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == named | kept
+
+
+@pytest.mark.parametrize("kind", ["codes", "ids", "metadata"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_file_is_named_and_refused(tmp_path: Path, kind: str, damage: str) -> None:
+    create_index(tmp_path, three_items())
+    path = tmp_path / read_manifest(tmp_path).files[kind].name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flip" else content[:-1])
+    (found,) = verify_index(tmp_path)
+    assert str(path) in found
+    with pytest.raises(DataError, match=path.name):
+        read_index(tmp_path)
+    with pytest.raises(DataError, match=path.name):
+        update_index(tmp_path, add_one)
+
+
+def test_a_damaged_manifest_is_named_and_refused(tmp_path: Path) -> None:
+    create_index(tmp_path, three_items())
+    path = tmp_path / "manifest.json"
+    text = path.read_text()
+    for damaged in (text.replace('"count": 3', '"count": 4'), text[:-40], "[]", "{}", ""):
+        path.write_text(damaged)
+        assert "manifest.json is damaged" in verify_index(tmp_path)[0]
+        with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+            read_index(tmp_path)
+    path.write_text(text.replace('"format": 1', '"format": 2'))
+    with pytest.raises(DataError, match="has format 1; found 2"):
+        read_index(tmp_path)
+
+
+def test_no_index_and_a_second_one(tmp_path: Path) -> None:
+    for reads in (read_index, verify_index, lambda folder: update_index(folder, add_one)):
+        with pytest.raises(DataError, match=r"found no manifest\.json"):
+            reads(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    create_index(tmp_path, three_items())
+    with pytest.raises(DataError, match="found one in"):
+        create_index(tmp_path, three_items())
+
+
+def test_a_change_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
+    create_index(tmp_path, three_items())
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(ArgumentError):
+        update_index(tmp_path, lambda content: content.without(np.array([-1])))
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert len(read_index(tmp_path)) == 3
+
+
+def test_writers_take_turns_and_readers_see_whole_states(tmp_path: Path) -> None:
+    create_index(tmp_path, IndexContent.empty(MODEL))
+    with ThreadPoolExecutor(4) as pool:
+        writes = [pool.submit(update_index, tmp_path, add_one) for _ in range(12)]
+        while not all(write.done() for write in writes):
+            content = read_index(tmp_path)
+            assert content.ids.tolist() == list(range(len(content)))
+    assert [write.exception() for write in writes] == [None] * 12
+    assert read_index(tmp_path).ids.tolist() == list(range(12))
+    assert verify_index(tmp_path) == ()
+
+
+def test_codes_of_another_model_are_refused() -> None:
+    content, columns = three_items(), pa.table({"path": ["d.png"]})
+    other = ModelKey("b" * 32, 16, "runs/other")
+    with pytest.raises(ArgumentError, match=r"codes of one model.*runs/plain.*runs/other"):
+        content.added(np.zeros((1, 2), np.uint8), columns, model=other)
+    with pytest.raises(ArgumentError, match="here 16 bits; got 24"):
+        content.added(np.zeros((1, 3), np.uint8), columns, model=ModelKey("a" * 32, 24))
+    moved = ModelKey("a" * 32, 16, "elsewhere")
+    assert len(content.added(np.zeros((1, 2), np.uint8), columns, model=moved)) == 4
+
+
+@pytest.mark.parametrize(
+    ("codes", "columns", "message"),
+    [
+        (np.zeros((1, 2), np.uint8), {"path": ["x", "y"]}, "a row a code, 1; got 2"),
+        (np.zeros((1, 2), np.uint8), {"id": [1]}, "`id` is given by the index"),
+        (np.zeros((1, 2), np.uint8), {"path": [3]}, "types of the index"),
+        (np.zeros((1, 4), np.uint8), {"path": ["x"]}, r"got \(1, 4\)"),
+    ],
+)
+def test_items_that_do_not_fit(codes: np.ndarray, columns: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        three_items().added(codes, pa.table(columns), model=MODEL)
+
+
+def test_kills_leave_the_old_state_or_the_new_one() -> None:
+    """SIGKILL at random moments of build, add and remove; `benchmarks/fault_index.py` does 200 rounds of it."""
+    words = [sys.executable, str(FAULT), "--rounds=8"]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["rounds"], report["lost"], report["damaged"]) == (8, 0, 0)
+    assert report["acknowledged_writes"] > 0
