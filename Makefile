@@ -5,7 +5,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test crosscheck check format clean
+.PHONY: help demo test browser crosscheck check format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: $(READY)  ## train, attack, harden, attack again; writes runs/demo/report.
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
+browser: $(READY)  ## test the page; needs Chromium (Debian: apt install chromium)
+	SAAT_DEMAND_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser
 
 crosscheck:  ## compare attacks with foolbox and ART, in an environment of its own
 	$(PYTHON) -m venv .venv-crosscheck

@@ -31,6 +31,7 @@ from saat.recipes import (
     plant,
     report,
     search,
+    serve,
     train,
 )
 
@@ -61,6 +62,7 @@ COMMANDS: Mapping[str, Command] = {
     "index info": Command(index.InfoConfig, index.info, {}),
     "index verify": Command(index.VerifyConfig, index.verify, {}),
     "search": Command(search.SearchConfig, search.search, {}),
+    "serve": Command(serve.ServeConfig, serve.serve, {}),
     "data list": Command(data.ListConfig, data.list_datasets, {}),
     "data describe": Command(data.DescribeConfig, data.describe, {}),
 }

@@ -1,0 +1,182 @@
+"""Serve an index: search over HTTP, a page, and the attack lab."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+
+from saat.errors import ArgumentError, DataError, check_at_least
+from saat.index.storage import read_index
+from saat.recipes.encoder import load_encoder
+from saat.recipes.items import read_item
+from saat.runtime import RunOptions
+
+if TYPE_CHECKING:
+    from saat.serving.engine import SearchEngine
+    from saat.serving.service import Service
+
+SHORTEST_TOKEN = 16
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+GRACE = 60  # seconds to finish what is underway at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(RunOptions):
+    """Serve an index: search over HTTP, a page to look at, and, with `lab`, attacks on queries.
+
+    Args:
+        index: folder of the index.
+        host: address to listen at; 0.0.0.0 for other machines, then with `token_file`.
+        port: to listen at; 0 for any that is free.
+        checkpoint: of the model that the index was built with, if its folder has moved.
+        model: your own model: package.module:factory.
+        token_file: file with a token that clients show; with it, clients may add and remove items.
+        lab: let clients attack queries.
+        hardened: checkpoint of a hardened model, to compare with in the lab.
+        hardened_index: folder of an index of that model.
+        rate: requests a second of one client; 0 is no limit.
+        room: searches underway at a time; more are told to come again.
+        request_seconds: that a request may take.
+    """
+
+    index: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    checkpoint: Path | None = None
+    model: str | None = None
+    token_file: Path | None = None
+    lab: bool = False
+    hardened: Path | None = None
+    hardened_index: Path | None = None
+    rate: float = 100.0
+    room: int = 256
+    request_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ArgumentError(f"`port` is at least 0 and at most 65535; got {self.port}")
+        if (self.hardened is None) != (self.hardened_index is None):
+            raise ArgumentError("give `hardened` and `hardened_index` together, a checkpoint and an index of its model")
+        if self.hardened is not None and not self.lab:
+            raise ArgumentError("`hardened` is what the lab compares with; give `lab` too")
+        check_at_least("rate", self.rate, 0.0)
+        check_at_least("room", self.room, 1)
+        check_at_least("request_seconds", self.request_seconds, 0.1)
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve by `config` until SIGTERM or Ctrl-C; what is underway then is finished."""
+    import uvicorn  # with all that it brings, of no use to other commands
+
+    from saat.serving.app import make_app
+
+    device = config.start()
+    token = None if config.token_file is None else read_token(config.token_file)
+    service = make_service(config, device, writable=token is not None)
+    listener = _listen(config.host, config.port)
+    options = uvicorn.Config(
+        make_app(service, token=token, local=token is None and config.host in LOOPBACK),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # a header of the client's must not choose whose rate is counted
+        timeout_graceful_shutdown=GRACE,
+    )
+    before = signal.signal(
+        signal.SIGTERM, _end
+    )  # uvicorn takes its place, and raises the signal again when all is done
+    try:
+        if not config.quiet:
+            _tell(config, listener, items=len(service.engine.content), token=token is not None)
+        uvicorn.Server(options).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is how one stops it
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        listener.close()
+
+
+def make_service(config: ServeConfig, device: torch.device, *, writable: bool) -> Service:
+    """Load what `config` names.
+
+    Args:
+        config: the options.
+        device: where the models go.
+        writable: let clients add and remove items.
+    """
+    from saat.serving.lab import Lab
+    from saat.serving.limits import Limits
+    from saat.serving.service import Service
+    from saat.serving.store import Store
+
+    engine = _engine(config.index, config.checkpoint, config.model, device)
+    engines = {"plain": engine}
+    if config.hardened_index is not None:
+        engines["hardened"] = _engine(config.hardened_index, config.hardened, config.model, device)
+    return Service(
+        engine,
+        limits=Limits(rate=config.rate, room=config.room, seconds=config.request_seconds),
+        store=Store(config.index, engine) if writable else None,
+        lab=Lab(engines) if config.lab else None,
+        hardened=engines.get("hardened"),
+    )
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file.
+
+    Raises:
+        DataError: the file cannot be read.
+        ArgumentError: its text is too short, or has spaces in it.
+    """
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"`token_file` is a text file with a token; {path}: {error}") from error
+    if len(token) < SHORTEST_TOKEN or not token.isascii() or token.split() != [token]:
+        rule = f"one word of at least {SHORTEST_TOKEN} letters, digits or signs"
+        raise ArgumentError(f"`token_file` holds {rule} (`openssl rand -hex 32` makes one); found {len(token)}")
+    return token
+
+
+def _engine(index: Path, checkpoint: Path | None, model: str | None, device: torch.device) -> SearchEngine:
+    from saat.serving.engine import SearchEngine
+
+    content = read_index(index)
+    encoder = load_encoder(checkpoint or Path(content.model.checkpoint), model, device=device)
+    content.model.check(encoder.key)
+    return SearchEngine(
+        encoder.model,
+        content,
+        image_size=encoder.image_size,
+        crop_border=encoder.crop_border,
+        read=read_item,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _end(_: int, __: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ArgumentError(f"`host` and `port` are an address that is free here; {host}:{port}: {error}") from error
+
+
+def _tell(config: ServeConfig, listener: socket.socket, *, items: int, token: bool) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    print(f"{config.index}: {items:,} items at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    if not token and config.host not in LOOPBACK:
+        print("without `token_file`, everyone who reaches this address may search it", flush=True)

@@ -1,0 +1,127 @@
+"""Client: the service from Python. Imports neither torch nor the rest of saat's floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from saat.errors import DataError, SaatError
+from saat.serving.hits import Hit, Item
+
+
+class ServiceError(SaatError):
+    """The service refused a request, or was not reached.
+
+    Args:
+        text: what it said.
+        status: of HTTP; 0 if there was no answer.
+        retry_after: seconds after which to come again, if it said so.
+    """
+
+    def __init__(self, text: str, *, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status, self.retry_after = status, retry_after
+
+
+class Client:
+    """A running `saat serve`. Use it in a `with` block, or call `close`.
+
+    Args:
+        url: such as http://127.0.0.1:8000.
+        token: if the service needs one.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._url = url
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+
+    def __enter__(self) -> Client:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def search(self, image: Path | str | bytes, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Return the `k` items nearest to an image: its path, or the bytes of its file.
+
+        Raises:
+            DataError: the file cannot be read.
+            ServiceError: the service refused.
+        """
+        data = {"k": str(k)} | ({} if where is None else {"where": where})
+        answer = self._call("POST", "/search", data=data, files={"image": _bytes_of(image)})
+        return [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in answer["hits"]]
+
+    def item(self, number: int) -> Item:
+        """Return an item.
+
+        Raises:
+            ServiceError: the service refused; with status 404 if there is no such item.
+        """
+        return Item(**self._call("GET", f"/items/{number:d}"))
+
+    def add(self, image: Path | str | bytes, *, label: str | None = None) -> Item:
+        """Add an image, and return its item; that of before, if the image was added before.
+
+        Raises:
+            DataError: the file cannot be read.
+            ServiceError: the service refused.
+        """
+        data = {} if label is None else {"label": label}
+        return Item(**self._call("POST", "/items", data=data, files={"image": _bytes_of(image)}))
+
+    def remove(self, number: int) -> None:
+        """Remove an item.
+
+        Raises:
+            ServiceError: the service refused; with status 404 if there is no such item.
+        """
+        self._call("DELETE", f"/items/{number:d}")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Any:
+        try:
+            response = self._http.request(method, path, data=data, files=files)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"no answer from {self._url}: {error or type(error).__name__}") from error
+        if response.is_success:
+            return response.json() if response.content else None
+        try:
+            text = str(response.json()["error"])
+        except (ValueError, KeyError, TypeError):
+            text = "not an answer of `saat serve`"
+        after = response.headers.get("retry-after", "")
+        raise ServiceError(
+            f"{response.status_code}: {text}",
+            status=response.status_code,
+            retry_after=float(after) if after.isdigit() else None,
+        )
+
+
+def _bytes_of(image: Path | str | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise DataError(f"`image` is an image file or its bytes; {image}: {error.strerror}") from error

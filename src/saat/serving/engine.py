@@ -1,0 +1,268 @@
+"""SearchEngine: image bytes in, hits out. Used by many threads at once."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from saat.bits import pack_codes
+from saat.data.collection import Content
+from saat.data.decoding import open_image, resize_image
+from saat.errors import DataError
+from saat.hamming import sign_codes
+from saat.index.base import HammingIndex
+from saat.index.catalog import make_index
+from saat.index.content import IndexContent
+from saat.index.where import select
+from saat.models.hash_model import HashModel, encode_logits
+from saat.serving.hits import Hit, Item
+
+KEPT = 4  # conditions whose items are kept as an index of their own
+
+
+@dataclass(frozen=True)
+class Query:
+    """One search.
+
+    Args:
+        aim: an image, uint8 (3, S, S), or a packed code, uint8 (K/8,).
+        k: how many results.
+        where: only items of this condition.
+    """
+
+    aim: NDArray[np.uint8]
+    k: int
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Items with the index over their codes; replaced as a whole, never changed."""
+
+    content: IndexContent
+    index: HammingIndex
+
+
+class SearchEngine:
+    """A model with the items of an index.
+
+    Args:
+        model: on its device; it is put in eval mode and its weights are fixed.
+        content: of the index, encoded with this model.
+        image_size: height and width of the model's images, in pixels.
+        crop_border: pixels cut off each side before resizing.
+        read: an item's column `path` -> its image.
+        threads: of one search in the index, at least 1.
+    """
+
+    def __init__(
+        self,
+        model: HashModel,
+        content: IndexContent,
+        *,
+        image_size: int,
+        read: Callable[[str], Content],
+        crop_border: int = 0,
+        threads: int = 1,
+    ) -> None:
+        # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
+        self.model = model.eval().requires_grad_(False)
+        self.image_size = image_size
+        self._crop_border, self._read, self._threads = crop_border, read, threads
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, _Filled] = OrderedDict()
+        self._all = self._fill(content)
+
+    @property
+    def content(self) -> IndexContent:
+        """The items as they are now."""
+        return self._all.content
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self.model.parameters()), torch.empty(0)).device
+
+    def replace(self, content: IndexContent) -> None:
+        """Search in other items from now on; a search that has begun ends in the old ones."""
+        filled = self._fill(content)
+        with self._lock:
+            self._all = filled
+            self._kept.clear()
+
+    def prepare(self, content: Content) -> NDArray[np.uint8]:
+        """Decode an image file to uint8 (3, S, S), as `saat index build` does.
+
+        Raises:
+            DataError: the content is damaged, too large, or no image.
+        """
+        image = resize_image(open_image(content), size=self.image_size, crop_border=self._crop_border)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the packed codes (B, K/8) of images, uint8 (B, 3, S, S)."""
+        if not len(images):
+            return np.empty((0, self.model.code_length // 8), np.uint8)
+        logits = encode_logits(self.model, torch.from_numpy(images), batch_size=len(images), quiet=True)
+        return pack_codes(sign_codes(logits).numpy())
+
+    def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
+        """Return the hits of each query, by distance, then by id; images are encoded together.
+
+        Raises:
+            ArgumentError: a condition breaks its rule.
+        """
+        packed = np.empty((len(queries), self.model.code_length // 8), np.uint8)
+        images = [row for row, query in enumerate(queries) if query.aim.ndim == 3]
+        if images:
+            packed[images] = self.encode(np.stack([queries[row].aim for row in images]))
+        for row, query in enumerate(queries):
+            if query.aim.ndim == 1:
+                packed[row] = query.aim
+        hits: list[list[Hit]] = [[] for _ in queries]
+        for where in dict.fromkeys(query.where for query in queries):
+            rows = [row for row, query in enumerate(queries) if query.where == where]
+            most = max(queries[row].k for row in rows)
+            for row, found in zip(rows, self._find(packed[rows], most, where), strict=True):
+                hits[row] = found[: queries[row].k]
+        return hits
+
+    def check_where(self, where: str) -> None:
+        """Raise unless `where` is a condition on the columns of the index; its items are kept for the search.
+
+        Raises:
+            ArgumentError: it is not.
+        """
+        self._filled(where)
+
+    def item(self, number: int) -> Item:
+        """Return an item.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        row = _row_of(self._all.content, number)
+        return Item(number, _name(row), _shown(row))
+
+    def picture(self, number: int) -> Content:
+        """Return the image of an item, read where the index says that it lies.
+
+        Raises:
+            KeyError: there is no item of this id.
+            DataError: its image is gone or damaged.
+        """
+        path = self.path(number)
+        try:
+            return self._read(path)
+        except (DataError, OSError) as error:
+            raise DataError(f"the image of item {number} cannot be read any more") from error
+
+    def path(self, number: int) -> str:
+        """Return where the index says that the image of an item lies.
+
+        Raises:
+            KeyError: there is no item of this id.
+        """
+        return str(_row_of(self._all.content, number)["path"])
+
+    def code(self, number: int) -> NDArray[np.uint8]:
+        """Return the packed code (K/8,) of an item.
+
+        Raises:
+            KeyError: there is no item of this id.
+        """
+        content = self._all.content
+        packed: NDArray[np.uint8] = content.packed[_place_of(content, number)]
+        return packed
+
+    def sample(self, count: int, *, seed: int) -> list[Item]:
+        """Return `count` items drawn by the seed, or all where there are not as many, by id."""
+        content = self._all.content
+        generator = np.random.default_rng(seed)
+        places = np.sort(generator.choice(len(content), min(count, len(content)), replace=False))
+        return [Item(int(row["id"]), _name(row), _shown(row)) for row in content.metadata.take(places).to_pylist()]
+
+    def _fill(self, content: IndexContent) -> _Filled:
+        index = make_index("faiss", self.model.code_length, threads=self._threads)
+        index.add(content.packed, content.ids)
+        return _Filled(content, index)
+
+    def _filled(self, where: str | None) -> _Filled:
+        """Return the items of a condition; those of the last few conditions are kept."""
+        with self._lock:
+            everything = self._all
+            if where is None:
+                return everything
+            if where in self._kept:
+                self._kept.move_to_end(where)
+                return self._kept[where]
+        content = everything.content
+        filled = self._fill(content.only(select(content.metadata, where).column("id").to_numpy()))
+        with self._lock:
+            if self._all is everything:
+                self._kept[where] = filled
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return filled
+
+    def _find(self, packed: NDArray[np.uint8], k: int, where: str | None) -> list[list[Hit]]:
+        filled = self._filled(where)
+        content = filled.content
+        result = filled.index.search(packed, max(1, min(k, len(content))))
+        return [
+            _hits(content, code, ids[ids >= 0], distances)
+            for code, ids, distances in zip(packed, result.ids, result.distances, strict=True)
+        ]
+
+
+def _hits(
+    content: IndexContent, code: NDArray[np.uint8], ids: NDArray[np.int64], distances: NDArray[np.int32]
+) -> list[Hit]:
+    places = np.searchsorted(content.ids, ids)
+    rows = content.metadata.take(places).to_pylist()
+    differing = np.unpackbits(content.packed[places] ^ code, axis=1, bitorder="little")
+    return [
+        Hit(int(row["id"]), int(distance), tuple(np.flatnonzero(bits).tolist()), _name(row), _shown(row))
+        for row, distance, bits in zip(rows, distances.tolist(), differing, strict=False)
+    ]
+
+
+def _place_of(content: IndexContent, number: int) -> int:
+    place = int(np.searchsorted(content.ids, number))
+    if place == len(content) or int(content.ids[place]) != number:
+        raise KeyError(number)
+    return place
+
+
+def _row_of(content: IndexContent, number: int) -> dict[str, Any]:
+    row: dict[str, Any] = content.metadata.slice(_place_of(content, number), 1).to_pylist()[0]
+    return row
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return PurePath(str(row.get("path", ""))).name
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that leaves the machine; paths of its disk stay."""
+    return {name: _plain(value) for name, value in row.items() if name not in ("id", "path")}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON has; others, such as dates, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value)

@@ -1,0 +1,220 @@
+"""The attack lab: attack a query, and search with it before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saat.attacks.autopgd import APGD
+from saat.attacks.goals import OwnCodeGoal, SemanticGoal
+from saat.attacks.threat import ThreatModel
+from saat.bits import packed_distances, unpack_codes
+from saat.codes.bank import CodeBank
+from saat.data.collection import Content
+from saat.errors import SaatError
+from saat.index.content import IndexContent
+from saat.serving.engine import Query, SearchEngine
+from saat.serving.hits import Hit
+from saat.serving.pictures import data_url, magnified
+from saat.types import CodeObjective
+
+MOST_EPSILON = 32 / 255
+MOST_STEPS = 100
+BANK = 20_000  # labeled items that make the mainstay codes; more change them little
+CLASSES = 1_000  # labels of an index up to which it has mainstay codes
+
+
+class LabTimeout(SaatError):
+    """The attack took longer than a request may."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the attack did to one model.
+
+    Args:
+        name: plain or hardened.
+        goal: mainstay (away from the code of the query's labels) or own-code (away from the query's own code).
+        original: the image as the model sees it, a PNG data URL.
+        adversarial: the attacked image, of 8 bits a channel like any file.
+        difference: their difference, magnified around mid-gray.
+        magnified: how many times.
+        largest: the largest change of a pixel, in steps of 1/255.
+        moved: bits in which the code changed.
+        code_length: K, in bits.
+        before: hits of the original.
+        after: hits of the adversarial image.
+        seconds: that the attack took.
+    """
+
+    name: str
+    goal: str
+    original: str
+    adversarial: str
+    difference: str
+    magnified: int
+    largest: int
+    moved: int
+    code_length: int
+    before: list[Hit]
+    after: list[Hit]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LabReport:
+    """An attack on each model, under one budget.
+
+    Args:
+        label: of the query, if it is known.
+        epsilon: the largest change of a pixel, as a fraction of the pixel range.
+        steps: of each search.
+        sides: the models, the plain one first.
+    """
+
+    label: str | None
+    epsilon: float
+    steps: int
+    sides: list[Side]
+
+
+class Lab:
+    """Attacks the queries of one or two engines, each model by itself with full knowledge of it.
+
+    Args:
+        engines: by name, the plain one first.
+    """
+
+    def __init__(self, engines: Mapping[str, SearchEngine]) -> None:
+        self._engines = engines
+        self._banks: dict[str, tuple[IndexContent, _LabelBank | None]] = {}
+
+    def attack(
+        self, content: Content, label: str | None, *, epsilon: float, steps: int, k: int, deadline: float
+    ) -> LabReport:
+        """Attack an image.
+
+        Args:
+            content: of an image file.
+            label: of the image, labels joined by ", "; without one the attack leads away from the image's own code.
+            epsilon: radius, as a fraction of the pixel range.
+            steps: gradient steps.
+            k: results before and after.
+            deadline: time of `time.monotonic` at which the attack is given up.
+
+        Raises:
+            DataError: the content is damaged, too large, or no image.
+            LabTimeout: it took too long.
+        """
+        sides = [self._side(name, content, label, epsilon, steps, k, deadline) for name in self._engines]
+        return LabReport(label, epsilon, steps, sides)
+
+    def _side(
+        self, name: str, content: Content, label: str | None, epsilon: float, steps: int, k: int, deadline: float
+    ) -> Side:
+        engine, began = self._engines[name], time.perf_counter()
+        pixels = engine.prepare(content)
+        device = engine.device
+        clean = torch.from_numpy(pixels[None]).to(device).float() / 255.0
+        bank = self._bank(name)
+        labels = bank.labels_of(label, device) if bank is not None and label is not None else None
+        if bank is not None and labels is not None:
+            goal, objective = "mainstay", SemanticGoal(bank.bank)(engine.model, clean, labels)
+        else:
+            goal, objective = "own-code", OwnCodeGoal()(engine.model, clean, torch.empty(0))
+        attack = APGD(ThreatModel("linf", epsilon), steps=steps)
+        found = attack(engine.model, clean, _until(deadline, objective))
+        change = whole_change(found[0].cpu().numpy(), pixels, epsilon)
+        seconds = time.perf_counter() - began
+        attacked = (pixels + change).astype(np.uint8)
+        packed = engine.encode(np.stack([pixels, attacked]))
+        before, after = engine.search([Query(code, k) for code in packed])
+        factor = int(127 // max(1.0, epsilon * 255))
+        return Side(
+            name=name,
+            goal=goal,
+            original=data_url(pixels),
+            adversarial=data_url(attacked),
+            difference=data_url(magnified(change, factor)),
+            magnified=factor,
+            largest=int(np.abs(change).max()),
+            moved=int(packed_distances(packed[:1], packed[1:])[0, 0]),
+            code_length=engine.model.code_length,
+            before=before,
+            after=after,
+            seconds=seconds,
+        )
+
+    def _bank(self, name: str) -> _LabelBank | None:
+        """Return the codes and labels of an engine's items, worked out once for each state of its index."""
+        content = self._engines[name].content
+        if name not in self._banks or self._banks[name][0] is not content:
+            self._banks[name] = content, _LabelBank.of(content, self._engines[name].device)
+        return self._banks[name][1]
+
+
+@dataclass(frozen=True)
+class _LabelBank:
+    bank: CodeBank
+    places: Mapping[str, int]
+
+    @classmethod
+    def of(cls, content: IndexContent, device: torch.device) -> _LabelBank | None:
+        """Return the bank of the labeled items; none where there are no labels, or too many for classes."""
+        if "label" not in content.metadata.column_names:
+            return None
+        texts = content.metadata.column("label").to_pylist()
+        rows = np.array([row for row, text in enumerate(texts) if isinstance(text, str) and text], np.int64)
+        rows = rows[:: max(1, -(-len(rows) // BANK))]
+        sets = [str(texts[row]).split(", ") for row in rows]
+        names = sorted({name for members in sets for name in members})
+        if not names or len(names) > CLASSES:
+            return None
+        places = {name: place for place, name in enumerate(names)}
+        labels = torch.zeros(len(rows), len(names), dtype=torch.uint8)
+        for row, members in enumerate(sets):
+            labels[row, [places[name] for name in members]] = 1
+        codes = torch.from_numpy(unpack_codes(content.packed[rows]))
+        return cls(CodeBank(codes.to(device), labels.to(device)), places)
+
+    def labels_of(self, text: str, device: torch.device) -> Tensor | None:
+        """Return the labels (1, C) of a text; none if one of them is unknown."""
+        names = text.split(", ")
+        if not all(name in self.places for name in names):
+            return None
+        labels = torch.zeros(1, len(self.places), device=device)
+        labels[0, [self.places[name] for name in names]] = 1
+        return labels
+
+
+def whole_change(found: NDArray[np.float32], pixels: NDArray[np.uint8], epsilon: float) -> NDArray[np.int16]:
+    """Return the change of an image in whole steps of 1/255, none larger than epsilon, so that it fits a file.
+
+    Args:
+        found: adversarial image (3, H, W) in [0, 1].
+        pixels: the clean one, uint8 (3, H, W).
+        epsilon: radius, as a fraction of the pixel range.
+
+    >>> whole_change(np.array([[[0.0, 0.5]]], np.float32), np.array([[[3, 126]]], np.uint8), 1.5 / 255).tolist()
+    [[[-1, 1]]]
+    """
+    most = int(epsilon * 255 + 1e-6)
+    change = np.rint(found.astype(np.float64) * 255 - pixels).clip(-most, most)
+    return (change + pixels).clip(0, 255).astype(np.int16) - pixels.astype(np.int16)
+
+
+def _until(deadline: float, objective: CodeObjective) -> CodeObjective:
+    """Return the objective, which ends the search when its time is over."""
+
+    def timed(logits: Tensor) -> Tensor:
+        if time.monotonic() > deadline:
+            raise LabTimeout("the attack takes longer than a request may: fewer steps, or a smaller model")
+        return objective(logits)
+
+    return timed

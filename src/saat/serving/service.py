@@ -1,0 +1,99 @@
+"""What the routes work with: the engine behind its queue, and the threads that do the work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fastapi import FastAPI
+
+from saat.runtime import available_cores
+from saat.serving.batching import Batcher, QueueFull
+from saat.serving.engine import Query, SearchEngine
+from saat.serving.hits import Hit
+from saat.serving.lab import Lab
+from saat.serving.limits import Limits
+from saat.serving.measures import Measures
+from saat.serving.store import Store
+
+Result = TypeVar("Result")
+LAB_ROOM = 4  # attacks that may wait or run
+
+
+@dataclass
+class Service:
+    """What the routes work with.
+
+    Args:
+        engine: that searches.
+        limits: of a request.
+        store: that adds and removes items; none where that is off.
+        lab: that attacks queries; none where that is off.
+        hardened: the engine of the hardened model, if there is one.
+    """
+
+    engine: SearchEngine
+    limits: Limits = field(default_factory=Limits)
+    store: Store | None = None
+    lab: Lab | None = None
+    hardened: SearchEngine | None = None
+
+    def __post_init__(self) -> None:
+        self.measures = Measures(items=lambda: len(self.engine.content), underway=lambda: self.batcher.underway)
+        self.batcher: Batcher[Query, list[Hit]] = Batcher(
+            self.engine.search, room=self.limits.room, seen=self.measures.batch
+        )
+        # Few threads decode, so that few decoded images are in memory at a time, however many requests wait.
+        self.decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-decode")
+        self.painters = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-paint")
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="saat-write")
+        self.attacker = ThreadPoolExecutor(1, thread_name_prefix="saat-lab")
+        self.attacks = 0
+        self.ready = False
+
+    async def within(self, pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns, done in a thread of `pool`."""
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    async def search(self, queries: Sequence[Callable[[], Query]]) -> list[list[Hit]]:
+        """Return the hits of each query, which is made ready in a thread first.
+
+        Raises:
+            QueueFull: too many searches are underway.
+            SaatError: a query is at fault.
+        """
+        self.batcher.enter(len(queries))
+        try:
+            ready = [await self.within(self.decoders, make) for make in queries]
+            return list(await asyncio.gather(*(self.batcher.ask(query) for query in ready)))
+        finally:
+            self.batcher.leave(len(queries))
+
+    async def in_lab(self, work: Callable[[], Result]) -> Result:
+        """Return what an attack returns; attacks run one at a time.
+
+        Raises:
+            QueueFull: too many wait.
+        """
+        if self.attacks >= LAB_ROOM:
+            raise QueueFull
+        self.attacks += 1
+        try:
+            return await self.within(self.attacker, work)
+        finally:
+            self.attacks -= 1
+
+    @asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Serve inside the block; at its end, answer what waits."""
+        self.batcher.start()
+        self.ready = True
+        yield
+        self.ready = False
+        await self.batcher.stop()
+        for pool in (self.decoders, self.painters, self.writer, self.attacker):
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,254 @@
+// The page: ask the service, draw what it says. No library, no build step.
+
+const $ = (id) => document.getElementById(id);
+const PER_ROW = 32; // bits in a row of the drawing
+let query = null; // {file, name, url} or {item, name}
+let about = null;
+let seed = 0;
+let searching = null; // so that a later search ends an earlier one
+let attacking = null;
+
+class Refused extends Error {
+  constructor(status, text) { super(text); this.status = status; }
+}
+
+async function call(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, "The service does not answer.");
+  }
+  if (response.ok) return response;
+  let text = response.statusText;
+  try { text = (await response.json()).error; } catch { /* an answer that is not ours */ }
+  if (response.status === 401) $("token-form").hidden = false;
+  throw new Refused(response.status, text);
+}
+
+const json = async (path, options) => (await call(path, options)).json();
+
+async function show(image, item, index = "plain") {
+  const path = `/images/${item}?size=256&index=${index}`;
+  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 128), { once: true });
+  if (!sessionStorage.getItem("token")) { image.src = path; return; }
+  try {
+    const url = URL.createObjectURL(await (await call(path)).blob()); // an <img> cannot show a token by itself
+    image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
+    image.src = url;
+  } catch { image.alt = "This image cannot be shown."; }
+}
+
+function say(place, text, wrong = false) {
+  place.textContent = text;
+  place.classList.toggle("wrong", wrong);
+}
+
+const titleOf = (item) => item.metadata.label ?? item.name;
+
+function drawBits(svg, bits, length) {
+  const differing = new Set(bits);
+  const rows = Math.ceil(length / PER_ROW), across = Math.min(length, PER_ROW);
+  svg.setAttribute("viewBox", `0 0 ${across * 5 - 1} ${rows * 13 - 1}`);
+  svg.setAttribute("aria-label", bits.length ? `Differing bits: ${bits.join(", ")}` : "No bit differs");
+  for (let bit = 0; bit < length; bit++) {
+    const cell = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const place = { x: (bit % PER_ROW) * 5, y: Math.floor(bit / PER_ROW) * 13, width: 4, height: 12, rx: 1 };
+    for (const [name, value] of Object.entries(place)) cell.setAttribute(name, value);
+    cell.setAttribute("class", differing.has(bit) ? "differs" : "same");
+    svg.append(cell);
+  }
+}
+
+const bitsOf = (count) => `${count} ${count === 1 ? "bit" : "bits"}`;
+
+function drawHits(list, hits, { label = null, index = "plain", choose = null } = {}) {
+  list.replaceChildren(...hits.map((hit) => {
+    const entry = $("hit").content.cloneNode(true);
+    const tile = entry.querySelector(".tile"), image = entry.querySelector("img");
+    image.alt = titleOf(hit);
+    show(image, hit.id, index);
+    entry.querySelector(".label").textContent = titleOf(hit);
+    entry.querySelector(".distance").textContent = bitsOf(hit.distance);
+    drawBits(entry.querySelector(".bits"), hit.bits, about.code_length);
+    tile.title = hit.name;
+    if (label !== null) tile.classList.add(shares(hit.metadata.label, label) ? "right" : "wrong");
+    if (choose) {
+      const button = Object.assign(document.createElement("button"), { type: "button", className: tile.className, title: `Search with ${hit.name}` });
+      button.append(...tile.childNodes);
+      button.addEventListener("click", () => choose(hit));
+      tile.replaceWith(button);
+    }
+    return entry;
+  }));
+}
+
+function shares(one, other) {
+  const names = new Set(String(other).split(", "));
+  return one != null && String(one).split(", ").some((name) => names.has(name));
+}
+
+function body(fields) {
+  const form = new FormData();
+  if (query.file) form.append("image", query.file, "query"); else form.append("item", query.item);
+  for (const [name, value] of Object.entries(fields)) if (value !== "") form.append(name, value);
+  return form;
+}
+
+async function search() {
+  if (!query) return;
+  searching?.abort();
+  const mine = searching = new AbortController();
+  $("found").hidden = false;
+  say($("status"), "Searching …");
+  try {
+    const fields = { k: $("k").value, where: $("where").value.trim() };
+    const answer = await json("/search", { method: "POST", body: body(fields), signal: mine.signal });
+    drawHits($("hits"), answer.hits, { choose: (hit) => useItem(hit) });
+    const distances = answer.hits.map((hit) => hit.distance);
+    say($("status"), distances.length
+      ? `${distances.length} images; their codes differ in ${distances[0]} to ${distances.at(-1)} of ${about.code_length} bits.`
+      : "No image satisfies this condition.");
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("hits").replaceChildren();
+    say($("status"), error.message, true);
+  }
+}
+
+function setQuery(next) {
+  if (query?.url) URL.revokeObjectURL(query.url);
+  query = next;
+  attacking?.abort();
+  $("sides").replaceChildren();
+  say($("lab-status"), "");
+  $("attack").disabled = false;
+  $("lab").hidden = !about.lab;
+  $("drop-text").hidden = true;
+  $("preview").hidden = false;
+  $("preview").alt = `The query: ${next.name}`;
+  $("query-name").textContent = next.name;
+  for (const button of $("samples").children) button.setAttribute("aria-pressed", String(Number(button.dataset.item) === next.item));
+  search();
+}
+
+function useFile(file) {
+  if (!file) return;
+  const url = URL.createObjectURL(file);
+  setQuery({ file, name: file.name || "pasted image", url });
+  $("preview").src = url;
+}
+
+function useItem(item) {
+  setQuery({ item: item.id, name: titleOf(item) });
+  show($("preview"), item.id);
+  $("query").scrollIntoView({ block: "nearest" });
+}
+
+async function loadSamples() {
+  const { items } = await json(`/samples?count=24&seed=${seed}`);
+  $("samples").replaceChildren(...items.map((item) => {
+    const button = document.createElement("button"), image = document.createElement("img");
+    button.type = "button";
+    button.dataset.item = item.id;
+    button.title = image.alt = titleOf(item);
+    button.setAttribute("aria-pressed", String(query?.item === item.id));
+    button.append(image);
+    show(image, item.id);
+    button.addEventListener("click", () => useItem(item));
+    return button;
+  }));
+}
+
+function verdict(side, label) {
+  const line = document.createElement("p");
+  const add = (text, kind = "") => line.append(Object.assign(document.createElement(kind ? "b" : "span"), { textContent: text, className: kind }));
+  const right = (hits) => hits.filter((hit) => shares(hit.metadata.label, label)).length;
+  if (label !== null) {
+    const [was, is] = [right(side.before), right(side.after)];
+    add(`${was} → ${is}`, is < was ? "fooled" : "held");
+    add(` of ${side.after.length} results are labeled ${label}. `);
+  } else {
+    const first = new Set(side.before.map((hit) => hit.id));
+    const kept = side.after.filter((hit) => first.has(hit.id)).length;
+    add(`${kept} of ${side.after.length}`, kept < side.after.length / 2 ? "fooled" : "held");
+    add(" results stay. ");
+  }
+  add(`The code moved by ${bitsOf(side.moved)} of ${side.code_length}.`);
+  return line.childNodes;
+}
+
+function drawSide(side, label) {
+  const entry = $("side").content.cloneNode(true);
+  const find = (selector) => entry.querySelector(selector);
+  find("h3").textContent = about.hardened ? `${side.name} model` : "The model";
+  find(".verdict").replaceChildren(...verdict(side, label));
+  for (const name of ["original", "adversarial", "difference"]) find(`.${name}`).src = side[name];
+  find("figure:last-child figcaption").textContent = `difference × ${side.magnified}`;
+  drawHits(find(".before"), side.before, { label, index: side.name });
+  drawHits(find(".after"), side.after, { label, index: side.name });
+  return entry;
+}
+
+async function attack() {
+  if (!query) return;
+  attacking?.abort();
+  const mine = attacking = new AbortController();
+  $("attack").disabled = true;
+  say($("lab-status"), "Attacking …");
+  try {
+    const fields = { epsilon: Number($("epsilon").value) / 255, steps: $("steps").value, k: 10 };
+    const report = await json("/lab/attack", { method: "POST", body: body(fields), signal: mine.signal });
+    $("sides").replaceChildren(...report.sides.map((side) => drawSide(side, report.label)));
+    const seconds = report.sides.reduce((sum, side) => sum + side.seconds, 0);
+    say($("lab-status"), `No pixel changed by more than ${report.sides[0].largest}/255; ${report.steps} steps, ${seconds.toFixed(1)} s.`);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("sides").replaceChildren();
+    say($("lab-status"), error.message, true);
+  } finally {
+    if (attacking === mine) $("attack").disabled = false;
+  }
+}
+
+function listen() {
+  const drop = $("drop");
+  for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); useFile(event.dataTransfer.files[0]); });
+  document.addEventListener("paste", (event) => useFile([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+  $("file").addEventListener("change", (event) => { useFile(event.target.files[0]); event.target.value = ""; });
+  $("others").addEventListener("click", () => { seed += 1; loadSamples(); });
+  $("filter-form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  $("k").addEventListener("change", search);
+  $("lab-form").addEventListener("submit", (event) => { event.preventDefault(); attack(); });
+  $("epsilon").addEventListener("input", (event) => { $("epsilon-text").textContent = `${event.target.value}/255`; });
+  $("epsilon").addEventListener("change", () => { if ($("sides").children.length) attack(); });
+  $("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem("token", $("token").value.trim());
+    $("token-form").hidden = true;
+    begin();
+  });
+}
+
+async function begin() {
+  try {
+    about = await json("/about");
+  } catch (error) {
+    $("about").textContent = error.status === 401 ? "" : error.message;
+    return;
+  }
+  $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes`;
+  $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
+  const columns = Object.keys(about.columns).filter((name) => name !== "path");
+  $("columns").textContent = `Columns: ${columns.join(", ")}`;
+  $("where").placeholder = columns.includes("label") ? "label == 'cat'" : "id < 100";
+  await loadSamples();
+}
+
+listen();
+begin();

@@ -1,0 +1,99 @@
+"""Items added and removed while the service runs; on the disk before they are acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from saat.index.content import IndexContent
+from saat.index.storage import update_index
+from saat.runtime import atomic_write
+from saat.serving.engine import SearchEngine
+from saat.serving.hits import Item
+
+UPLOADS = "uploads"  # folder of the index that keeps images sent by clients, named by their content
+
+
+class Store:
+    """The folder of an index, with the engine that searches it. One writer at a time.
+
+    Args:
+        folder: of the index.
+        engine: gets every change.
+    """
+
+    def __init__(self, folder: Path, engine: SearchEngine) -> None:
+        self._folder, self._engine = folder, engine
+        self._uploads = folder.absolute() / UPLOADS
+        self._lock = threading.Lock()
+
+    def add(self, content: bytes, *, label: str | None) -> tuple[Item, bool]:
+        """Add an image; return its item, and whether it is new. An image that was sent before is the same item.
+
+        Raises:
+            DataError: the content is damaged, too large, or no image; or the index cannot be written.
+            ArgumentError: the index has labels of another kind.
+        """
+        packed = self._engine.encode(self._engine.prepare(content)[None])
+        with Image.open(io.BytesIO(content)) as image:
+            kind = (image.format or "image").lower()
+        path = self._uploads / f"{hashlib.sha256(content).hexdigest()}.{kind}"
+        columns = {"path": pa.array([str(path)], pa.string())}
+        if label is not None:
+            columns["label"] = pa.array([label], pa.string())
+        with self._lock:
+            known = _id_of(self._engine.content, str(path))
+            if known is not None:
+                return self._engine.item(known), False
+            with atomic_write(path) as file:
+                file.write(content)
+
+            def change(old: IndexContent) -> IndexContent:
+                if _id_of(old, str(path)) is not None:
+                    return old
+                return old.added(packed, pa.table(columns), model=self._engine.content.model)
+
+            new = self._write(change)
+            number = _id_of(new, str(path))
+            assert number is not None
+            return self._engine.item(number), True
+
+    def remove(self, number: int) -> None:
+        """Remove an item, and its image if a client had sent it.
+
+        Raises:
+            KeyError: there is no item of this id.
+            DataError: the index cannot be written.
+        """
+        with self._lock:
+            path = Path(self._engine.path(number))
+            self._write(lambda old: old.without(np.array([number], np.int64)))
+            if path.parent == self._uploads:
+                path.unlink(missing_ok=True)
+
+    def _write(self, change: Callable[[IndexContent], IndexContent]) -> IndexContent:
+        """Change the index on the disk, then what is searched."""
+        written: list[IndexContent] = []
+
+        def remembered(old: IndexContent) -> IndexContent:
+            written.append(change(old))
+            return written[-1]
+
+        update_index(self._folder, remembered)
+        self._engine.replace(written[-1])
+        return written[-1]
+
+
+def _id_of(content: IndexContent, path: str) -> int | None:
+    if "path" not in content.metadata.column_names:
+        return None
+    place = pc.index(content.metadata.column("path"), path).as_py()
+    return None if place < 0 else int(content.ids[place])

@@ -1,0 +1,206 @@
+"""The page, used as a person uses it, in headless Chromium. SAAT_SCREENSHOTS=DIR keeps pictures of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DEMANDED = bool(os.environ.get("SAAT_DEMAND_BROWSER"))  # `make browser`
+Start = Callable[..., AbstractContextManager[Any]]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM and not DEMANDED, reason="no Chromium here; Debian: apt install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def url(served: Any, serve: Start) -> Iterator[str]:
+    sides = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
+    with serve(f"--index={served.index}", "--lab=true", *sides, "--rate=0") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.fail("`make browser` needs Chromium; on Debian: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """A page that may neither log an error nor break its content security policy."""
+    with browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light") as context:
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(url)
+        expect(page.locator("#samples button")).to_have_count(24)
+        yield page
+        assert [text for text in wrong if "422" not in text] == []
+
+
+def keep(page: Page, name: str) -> None:
+    """Keep a picture of the whole page where one is asked for."""
+    if os.environ.get("SAAT_SCREENSHOTS"):
+        all_loaded(page, "img[src]")
+        page.screenshot(path=Path(os.environ["SAAT_SCREENSHOTS"]) / f"{name}.png", full_page=True)
+
+
+def all_loaded(page: Page, selector: str) -> bool:
+    """Wait for all images of a selector; `wait_for_function` needs an eval that the page forbids."""
+    script = "selector => [...document.querySelectorAll(selector)].every(image => image.naturalWidth > 0)"
+    for _ in range(100):
+        if page.evaluate(script, selector):
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
+def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None:
+    expect(page.locator("#about")).to_have_text("60 images, 32-bit codes")
+    keep(page, "1-start")
+    page.locator("#samples button").first.click()
+    hits = page.locator("#hits > li")
+    expect(hits).to_have_count(21)
+    expect(hits.first.locator(".distance")).to_have_text("0 bits")
+    distance = int(hits.last.locator(".distance").inner_text().split()[0])
+    assert hits.last.locator(".differs").count() == distance  # the drawing shows as many bits as the number says
+    assert hits.last.locator("rect").count() == 32
+    assert all_loaded(page, "#hits img")
+    keep(page, "2-results")
+    page.locator("#where").fill("label == 'Bag'")
+    page.locator("#where").press("Enter")
+    expect(hits).to_have_count(6)
+    assert set(page.locator("#hits .label").all_inner_texts()) == {"Bag"}
+    page.locator("#where").fill("lable == 'Bag'")
+    page.locator("#where").press("Enter")
+    expect(page.locator("#status")).to_contain_text("did you mean 'label'?")
+    expect(hits).to_have_count(0)
+    page.locator("#where").fill("label == 'Bag'")
+    page.locator("#where").press("Enter")
+    hits.nth(1).locator("button").click()
+    expect(page.locator("#query-name")).to_have_text("Bag")
+    expect(hits.first.locator(".distance")).to_have_text("0 bits")
+
+
+def test_drop_and_choose_a_file(page: Page, served: Any) -> None:
+    photo = next((served.photos / "Sneaker").glob("*.png"))
+    page.locator("#file").set_input_files(photo)
+    expect(page.locator("#query-name")).to_have_text(photo.name)
+    expect(page.locator("#hits .distance").first).to_have_text("0 bits")
+    dropped = next((served.photos / "Coat").glob("*.png"))
+    transfer = page.evaluate_handle(
+        """bytes => { const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], 'coat.png', { type: 'image/png' })); return transfer; }""",
+        list(dropped.read_bytes()),
+    )
+    page.dispatch_event("#drop", "dragover", {"dataTransfer": transfer})
+    expect(page.locator("#drop")).to_have_class("over")
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    expect(page.locator("#query-name")).to_have_text("coat.png")
+    expect(page.locator("#hits .distance").first).to_have_text("0 bits")
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
+    expect(page.locator("#status")).to_have_text("not an image")
+
+
+def test_the_lab_shows_both_models_and_follows_the_slider(page: Page) -> None:
+    page.locator("#samples button").first.click()
+    page.locator("#attack").click()
+    sides = page.locator(".side")
+    expect(sides).to_have_count(2)
+    expect(page.locator("#lab-status")).to_contain_text("more than 8/255")
+    expect(sides.locator("h3")).to_have_text(["plain model", "hardened model"])
+    for kind in ("before", "after"):
+        expect(sides.first.locator(f".{kind} li")).to_have_count(10)
+    verdict = sides.first.locator(".verdict").inner_text()
+    right = sides.first.locator(".after .right").count()
+    assert re.match(rf"\d+ → {right} of 10 results are ", verdict), verdict
+    assert all_loaded(page, ".pictures img")
+    same = "[...document.querySelectorAll('.side:first-child .pictures img')].map(image => image.src)"
+    original, adversarial, _ = page.evaluate(same)
+    assert original != adversarial
+    keep(page, "3-lab")
+    page.locator("#epsilon").fill("0")  # a slider's `fill` sets it and tells the page
+    expect(page.locator("#epsilon-text")).to_have_text("0/255")
+    page.locator("#epsilon").dispatch_event("change")
+    expect(page.locator("#lab-status")).to_contain_text("more than 0/255")
+    original, adversarial, _ = page.evaluate(same)
+    assert original == adversarial
+    expect(sides.first.locator(".verdict")).to_contain_text("moved by 0 bits of 32")
+
+
+def test_with_the_keyboard_alone(page: Page) -> None:
+    def tab_to(selector: str) -> None:
+        for _ in range(120):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"no way by Tab to {selector}")
+
+    tab_to("#file")
+    tab_to("#samples button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hits > li")).to_have_count(21)
+    tab_to("#where")
+    page.keyboard.type("label != 'Bag'")
+    page.keyboard.press("Enter")
+    expect(page.locator("#hits .label", has_text="Bag")).to_have_count(0)
+    tab_to("#hits button")
+    tab_to("#epsilon")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#epsilon-text")).to_have_text("7/255")
+    tab_to("#attack")
+    page.keyboard.press("Enter")
+    expect(page.locator(".side")).to_have_count(2)
+    expect(page.locator("#lab-status")).to_contain_text("more than 7/255")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.locator("#samples button").nth(3).click()
+    expect(page.locator("#hits > li")).to_have_count(21)
+    page.locator("#attack").click()
+    expect(page.locator(".side")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400  # nothing sticks out to the side
+    low = page.evaluate(
+        """() => [...document.querySelectorAll('button, select, input[type=text]')]
+        .filter(one => one.offsetParent && one.getBoundingClientRect().height < 24).map(one => one.outerHTML)"""
+    )
+    assert low == []  # everything can be hit with a finger
+    keep(page, f"4-phone-{scheme}")
+
+
+def test_a_service_with_a_token_asks_for_it(browser: Browser, served: Any, serve: Start, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-token-of-enough-letters")
+    with serve(f"--index={served.index}", f"--token_file={tmp_path / 'token'}") as server, browser.new_page() as page:
+        page.set_default_timeout(10_000)
+        page.goto(server.url)
+        expect(page.locator("#token")).to_be_visible()
+        expect(page.locator("#samples button")).to_have_count(0)
+        page.locator("#token").fill("a-token-of-other-letters")
+        page.locator("#token").press("Enter")
+        expect(page.locator("#token")).to_be_visible()
+        page.locator("#token").fill("a-token-of-enough-letters")
+        page.locator("#token").press("Enter")
+        page.locator("#samples button").nth(5).click()
+        expect(page.locator("#hits > li")).to_have_count(21)
+        assert all_loaded(page, "#hits img, #samples img, #preview")  # pictures need the token too
+        expect(page.locator("#token")).to_be_hidden()
+        expect(page.locator("#lab")).to_be_hidden()

@@ -1,0 +1,79 @@
+"""A trained model, an index of real images, and `saat serve` as a process, for tests of the service and its page."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from saat.cli import main
+from saat.data.fashion import CLASS_NAMES, read_fashion
+
+COUNT = 60
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint, the images of its index, and the index."""
+
+    checkpoint: Path
+    photos: Path
+    index: Path
+
+
+@dataclass
+class Server:
+    """A running `saat serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    root = tmp_path_factory.mktemp("served")
+    sizes = ["--data.train_size=120", "--data.query_size=20", "--data.database_size=150"]
+    words = ["train", f"--out={root / 'model'}", "--backbone=resnet8", "--loss=csq", "--fit.epochs=2", "--quiet=true"]
+    assert main([*words, *sizes]) == 0
+    fashion = read_fashion()
+    for row in range(COUNT):
+        path = root / "photos" / CLASS_NAMES[row % 10].replace("/", " ") / f"{row:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(fashion.read(row)).save(path)
+    build = ["index", "build", f"--checkpoint={root / 'model'}", f"--images=[{root / 'photos'}]", "--quiet=true"]
+    assert main([*build, f"--out={root / 'index'}"]) == 0
+    return Served(root / "model", root / "photos", root / "index")
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[Server]]:
+    """Return a way to start `saat serve` with options, on a free port; it ends with the block."""
+
+    @contextmanager
+    def start(*options: str) -> Iterator[Server]:
+        words = [sys.executable, "-m", "saat.cli", "serve", "--port=0", *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                found = re.search(r"http://\S+", line)
+                assert found, f"no address in {line!r}"
+                yield Server(found.group(), process)
+            finally:
+                process.kill()
+
+    return start

@@ -1,0 +1,154 @@
+"""The engine in one process: the same answers from many threads, changes under way, and the budget of the lab."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+import saat
+from saat.bits import pack_codes, packed_distances
+from saat.errors import ArgumentError, DataError
+from saat.index.content import IndexContent, ModelKey
+from saat.models.hash_model import wrap_module
+from saat.serving.engine import KEPT, Query, SearchEngine
+from saat.serving.lab import Lab, LabTimeout, whole_change
+
+SIZE, COUNT = 8, 50
+
+
+class Bright(nn.Module):
+    """Sixteen fixed views of an image, so that codes are known without training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3 * SIZE * SIZE, 16, generator=generator))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - 0.5).flatten(1) @ self.weight
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def make_engine(labels: Sequence[str | None]) -> SearchEngine:
+    model = wrap_module(Bright(), image_size=SIZE)
+    key = ModelKey("weights", 16)
+    codes = model.encode(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255).numpy()
+    columns = pa.table({"path": [f"/secret/{row}.png" for row in range(COUNT)], "label": pa.array(labels, pa.string())})
+    content = IndexContent.empty(key).added(pack_codes(codes), columns, model=key)
+    return SearchEngine(model, content, image_size=SIZE, read=lambda path: IMAGES[int(path[8:-4])])
+
+
+@pytest.fixture
+def engine() -> SearchEngine:
+    return make_engine(["even" if row % 2 == 0 else "odd" for row in range(COUNT)])
+
+
+def test_hits_are_those_of_the_oracle(engine: SearchEngine) -> None:
+    packed = engine.content.packed
+    queries = [Query(engine.prepare(IMAGES[row]), 50) for row in range(5)]
+    for row, hits in enumerate(engine.search(queries)):
+        distances = packed_distances(packed[row : row + 1], packed)[0].tolist()
+        assert [(hit.distance, hit.id) for hit in hits] == sorted(zip(distances, range(COUNT), strict=True))
+        for hit in hits:
+            differing = np.unpackbits(packed[row] ^ packed[hit.id], bitorder="little")
+            assert hit.bits == tuple(np.flatnonzero(differing))
+            assert (hit.name, hit.metadata) == (f"{hit.id}.png", {"label": ["even", "odd"][hit.id % 2]})
+
+
+def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
+    queries = [
+        Query(engine.prepare(IMAGES[3]), 7),
+        Query(engine.code(3), 7),
+        Query(engine.code(4), 60, "label == 'odd'"),
+        Query(engine.prepare(IMAGES[4]), 1),
+        Query(engine.code(4), 5, "id < 0"),
+    ]
+    together = engine.search(queries)
+    assert together == [engine.search([query])[0] for query in queries]
+    assert [len(hits) for hits in together] == [7, 7, 25, 1, 0]
+    assert together[0] == together[1]
+    assert engine.search([]) == []
+    with pytest.raises(ArgumentError, match="`column` is one of"):
+        engine.check_where("color == 1")
+
+
+def test_many_threads_and_conditions_at_once(engine: SearchEngine) -> None:
+    queries = [Query(engine.prepare(IMAGES[row % COUNT]), 9, f"id >= {row % (KEPT + 3)}") for row in range(80)]
+    wanted = [engine.search([query])[0] for query in queries]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda query: engine.search([query])[0], queries)) == wanted
+
+
+def test_a_change_is_seen_by_conditions_too(engine: SearchEngine) -> None:
+    query = Query(engine.code(4), 100, "label == 'even'")
+    assert 4 in [hit.id for hit in engine.search([query])[0]]
+    engine.replace(engine.content.without(np.array([4])))
+    assert 4 not in [hit.id for hit in engine.search([query])[0]]
+    for ask in (engine.item, engine.code, engine.picture):
+        with pytest.raises(KeyError):
+            ask(4)
+    assert engine.item(5).name == "5.png"
+    assert [item.id for item in engine.sample(99, seed=0)] == [row for row in range(COUNT) if row != 4]
+
+
+def test_an_image_that_is_gone_is_named_by_id_not_by_path(engine: SearchEngine) -> None:
+    def gone(path: str) -> bytes:
+        raise FileNotFoundError(path)
+
+    other = SearchEngine(engine.model, engine.content, image_size=SIZE, read=gone)
+    with pytest.raises(DataError, match=r"^the image of item 3 cannot be read any more$"):
+        other.picture(3)
+
+
+def test_the_lab_attacks_by_label_or_by_own_code(engine: SearchEngine) -> None:
+    lab = Lab({"plain": engine})
+
+    def attack(label: str | None, **options: Any) -> Any:
+        settings: dict[str, Any] = {"epsilon": 16 / 255, "steps": 20, "k": 3, "deadline": float("inf")} | options
+        return lab.attack(IMAGES[0], label, **settings).sides[0]
+
+    assert [attack(label).goal for label in ("even", "even, odd", "unknown", None)] == [
+        "mainstay",
+        "mainstay",
+        "own-code",
+        "own-code",
+    ]
+    away = attack(None)
+    assert away.moved > attack(None, epsilon=2 / 255).moved  # a larger budget goes farther
+    assert away.before[0].distance == 0
+    assert attack(None, epsilon=0.0).moved == attack(None, epsilon=0.9 / 255).moved == 0  # less than a step of a file
+    with pytest.raises(LabTimeout):
+        attack(None, deadline=0.0)
+    bare = Lab({"plain": make_engine([None] * COUNT)}).attack(
+        IMAGES[0], "even", epsilon=0.0, steps=1, k=1, deadline=float("inf")
+    )
+    assert bare.sides[0].goal == "own-code"
+
+
+def test_a_change_in_whole_steps_stays_in_its_ball() -> None:
+    generator = np.random.default_rng(0)
+    clean = generator.integers(0, 256, (3, 9, 9), dtype=np.uint8)
+    for epsilon in (0.0, 0.5 / 255, 1 / 255, 1.5 / 255, 8 / 255):
+        found = (clean / 255 + generator.uniform(-epsilon, epsilon, clean.shape)).clip(0, 1).astype(np.float32)
+        change = whole_change(found, clean, epsilon)
+        assert np.abs(change).max() <= epsilon * 255 + 1e-6
+        assert ((clean + change) >= 0).all()
+        assert ((clean + change) <= 255).all()
+
+
+def test_the_client_and_the_package_import_no_torch() -> None:
+    code = "import sys, saat; assert 'httpx' not in sys.modules; saat.Client; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        saat.__getattr__("Server")
