@@ -16,6 +16,13 @@ ROW_KEYS = (
     *("dataset", "model", "seed", "attack", "norm", "epsilon", "model_evaluations"),
     *("map", "map_paper", "chance_map", "flags"),
 )
+METRICS_NOTE = """\
+MAP@5000 of 1,000 queries over 59,000 items, 21 labels, against a float sort for each query, one thread each. The aim was
+100: the loop takes 1.7 ms a query with NumPy's vectorized sort, and exclusive-or and bit counts alone take 26 us."""
+ATTACKS_NOTE = """\
+Evaluations a second, and time to the MAP at which 100 steps of the published loop end, on the hardened CIFAR-10 model of
+seed 0 (100 queries) and a random AlexNet with a trained hash layer (8 queries). The aims were 3 and 20. On AlexNet the
+last digit decides: 20 steps end within 0.0001 of the published MAP, in less than a tenth of the published time."""
 INTRODUCTION = """\
 # Results
 
@@ -102,14 +109,14 @@ def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
     return parts
 
 
-def speed_table(name: str, title: str, keys: Sequence[str]) -> list[str]:
+def speed_table(name: str, title: str, keys: Sequence[str], note: str) -> list[str]:
     """Return a section of headline figures from one file, if it is there."""
     path = RESULTS / name
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    lines = "\n".join(f"- `{key}`: {result[key]}" for key in keys if key in result)
-    return [f"## {title}\n\n{lines}\n\nFile: `{name}`.\n"]
+    lines = "\n".join(f"- `{key}`: {result[key]:.3g}" for key in keys if key in result)
+    return [f"## {title}\n\n{note}\n\n{lines}\n\nFile: `{name}`.\n"]
 
 
 def main() -> None:
@@ -120,9 +127,9 @@ def main() -> None:
     )
     write_text(RESULTS / "attacks.json", json.dumps({"rows": rows}, indent=1) + "\n")
     parts = [INTRODUCTION, *protocol_tables(results)]
-    parts += speed_table("metrics.json", "Speed of the metrics", ("speedup", "peak_mb"))
+    parts += speed_table("metrics.json", "Speed of the metrics", ("speedup", "peak_mb"), METRICS_NOTE)
     speeds = ("throughput_ratio", "time_to_map_ratio", "throughput_ratio_alexnet", "time_to_map_ratio_alexnet")
-    parts += speed_table("attack_speed.json", "Speed of attacks", speeds)
+    parts += speed_table("attack_speed.json", "Speed of attacks", speeds, ATTACKS_NOTE)
     write_text(PAGE, "\n".join(parts))
 
 
