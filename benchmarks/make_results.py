@@ -17,12 +17,13 @@ ROW_KEYS = (
     *("map", "map_paper", "chance_map", "flags"),
 )
 METRICS_NOTE = """\
-MAP@5000 of 1,000 queries over 59,000 items, 21 labels, against a float sort for each query, one thread each. The aim was
-100: the loop takes 1.7 ms a query with NumPy's vectorized sort, and exclusive-or and bit counts alone take 26 us."""
+MAP@5000 of 1,000 queries over 59,000 items, 21 labels, against a float sort for each query, one thread each.
+The aim was 100: the loop takes 1.7 ms a query with NumPy's vectorized sort, and exclusive-or and bit counts alone
+take 26 us."""
 ATTACKS_NOTE = """\
-Evaluations a second, and time to the MAP at which 100 steps of the published loop end, on the hardened CIFAR-10 model of
-seed 0 (100 queries) and a random AlexNet with a trained hash layer (8 queries). The aims were 3 and 20. On AlexNet the
-last digit decides: 20 steps end within 0.0001 of the published MAP, in less than a tenth of the published time."""
+Evaluations a second, and time to the MAP at which 100 steps of the published loop end, on the hardened CIFAR-10
+model of seed 0 (100 queries) and a random AlexNet with a trained hash layer (8 queries). The aims were 3 and 20. On
+AlexNet the last digit decides: 20 steps end within 0.0001 of the published MAP, in less than a tenth of its time."""
 INTRODUCTION = """\
 # Results
 
