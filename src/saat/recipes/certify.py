@@ -32,6 +32,7 @@ from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.smoothing import add_noise, count_votes, majority_codes
+from saat.recipes.claims import claim
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
@@ -139,16 +140,7 @@ def claim_folder(config: CertifyConfig, subject: Subject) -> None:
         "weights": weights_checksum(subject.model),
         "checksums": subject.splits.manifest()["checksums"],
     }
-    path = config.out / STATE_FILE
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in identity if there.get(key) != identity[key])
-        if changed:
-            raise ArgumentError(
-                f"`out` is a new folder or that of the same run; {config.out} holds another "
-                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
-            )
-    write_text(path, json.dumps(identity, indent=2) + "\n")
+    claim(config.out / STATE_FILE, identity)
 
 
 def collect_votes(

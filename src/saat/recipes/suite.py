@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from saat.attacks.threat import ThreatModel
 from saat.attacks.universal import fit_universal
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
-from saat.errors import ArgumentError, SaatError
+from saat.errors import SaatError
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
 from saat.evaluation.metrics import RetrievalMetrics
@@ -30,9 +29,10 @@ from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
+from saat.recipes.claims import claim
 from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
-from saat.runtime import atomic_write, progress, write_text
+from saat.runtime import atomic_write, progress
 
 TRIAL_QUERIES = 100
 FIRST_STATE = "suite.json"
@@ -207,16 +207,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
         "surrogates": [weights_checksum(other.model) for other in options.surrogates],
         "checksums": subject.splits.manifest()["checksums"],
     }
-    path = options.out / FIRST_STATE
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in identity if there.get(key) != identity[key])
-        if changed:
-            raise ArgumentError(
-                f"`out` is a new folder or that of the same run; {options.out} holds another "
-                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
-            )
-    write_text(path, json.dumps(identity, indent=2) + "\n")
+    claim(options.out / FIRST_STATE, identity)
 
 
 def _member_on(

@@ -1,0 +1,28 @@
+"""Claims on folders: a run writes down what it is, so that no other mixes its results with these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saat.errors import ArgumentError
+from saat.runtime import write_text
+
+
+def claim(path: Path, identity: Mapping[str, Any]) -> None:
+    """Write the identity of a run to `path`, in the folder of its results.
+
+    Raises:
+        ArgumentError: the folder holds another run.
+    """
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in identity if there.get(key) != identity[key])
+        if changed:
+            raise ArgumentError(
+                f"`out` is a new folder or that of the same run; {path.parent} holds another "
+                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
+            )
+    write_text(path, json.dumps(identity, indent=2) + "\n")
