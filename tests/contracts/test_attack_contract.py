@@ -237,3 +237,19 @@ def test_bad_options_are_named():
         pgd(step_size=-0.1)
     with pytest.raises(ArgumentError, match="need `keep_best`; got 2 restarts without it"):
         pgd(restarts=2, keep_best=False)
+
+
+def test_gradients_that_vanish_or_are_not_finite_are_counted(images):
+    def objective(logits: torch.Tensor) -> torch.Tensor:
+        root = logits[:, :1].sqrt()  # an infinite slope at 0; the second pixel has a finite one there
+        return (root + logits[:, 1:2]).sum(1)
+
+    view = nn.Flatten()
+    pixels = images.clone()
+    pixels[0, 0, 0, 0] = 0.0
+    pixels[1:, 0, 0, 0] = 0.5
+    probe = Probe(view, pixels, objective, precision="float32", keep_best=False)
+    _, gradient = probe.gradient(pixels)
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient[0].abs().max()) > 0
+    assert (probe.cost.gradients, probe.cost.vanished_gradients) == (BATCH, 1)

@@ -26,7 +26,7 @@ class SearchCost:
     Args:
         model_evaluations: images that went through the model.
         gradients: images whose gradient was taken.
-        vanished_gradients: those whose gradient was zero everywhere, or not finite.
+        vanished_gradients: those whose gradient was zero everywhere, or not finite somewhere.
     """
 
     model_evaluations: int = 0
@@ -92,9 +92,10 @@ class Probe:
         gradient = torch.zeros_like(perturbed)
         if driving.requires_grad:  # false when something in the model cuts the graph
             (gradient,) = torch.autograd.grad(driving.sum(), perturbed, materialize_grads=True)
+        broken = ~torch.isfinite(gradient).flatten(1).all(1)
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         self.cost.gradients += len(gradient)
-        self.cost.vanished_gradients += int((gradient.flatten(1) == 0).all(1).sum())
+        self.cost.vanished_gradients += int(((gradient.flatten(1) == 0).all(1) | broken).sum())
         values = values.detach()
         return (values if transform is not None else self._remember(perturbed.detach(), values)), gradient
 
