@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import torch
 
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
-from saat.recipes.attack import PRESETS, AttackConfig, attack
+from saat.recipes.attack import PRESETS, AttackConfig, attack_subject
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
+from saat.recipes.outcome import SubjectCodes, encode_subject
+from saat.recipes.subject import Subject, load_subject
 from saat.recipes.train import TrainConfig, train, versions
-from saat.runtime import available_cores, write_text
+from saat.runtime import RunOptions, available_cores, write_text
 from saat.training import FitOptions
 
 RESULTS = Path(__file__).parent / "results"
 ESSENTIAL: dict[str, dict[str, Any]] = {"saat-paper": PRESETS["paper"], "hag": PRESETS["hag"], "pgd": {}}
+OTHER_MODEL = "other model"
 # Each at about 100 evaluations of the model an image; a gradient counts as one.
 EVERY: dict[str, dict[str, Any]] = {
     **ESSENTIAL,
@@ -46,12 +50,16 @@ EVERY: dict[str, dict[str, Any]] = {
     "nes": {"search": "nes", "steps": 2, "step_size": 4 / 255},
     "sdha": PRESETS["sdha"],
     "cgat": PRESETS["cgat"],
+    "pga": PRESETS["pga"],
     "saat, targeted": PRESETS["paper-targeted"],
     "p2p": PRESETS["p2p"],
     "dhta": PRESETS["dhta"],
     "tha": PRESETS["tha"],
-    "universal": {"search": "universal", "steps": 5},
+    "pros-gan": PRESETS["pros-gan"] | {"steps": 10},  # epochs over the train split, as many images as 100 steps
+    "universal": {"search": "universal", "steps": 10},  # likewise
     "patch of 5 %": {"patch": 0.05, "step_size": 0.1},
+    "square, returned ids": {"search": "square", "goal": "returned-ids"},
+    "mi-fgsm, from the other model": {"search": "mi", "surrogate": OTHER_MODEL},
 }
 MakeData = Callable[[Path, int], DataOptions]
 """(folder of the data set, divisor of its sizes) -> data options."""
@@ -93,13 +101,17 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         "train_seconds": {name: card.training["seconds"] for name, card in cards.items()},
         "rows": [],
     }
-    for model in cards:
+    for model, other in zip(cards, reversed(cards), strict=True):
+        encoded = cache(lambda model=model: encoded_subject(folder / model))  # once for all attacks, if one is to run
         for name, options in protocol.attacks.items():
             settings = options | {"steps": min(options.get("steps", protocol.steps), protocol.steps)}
-            out = folder / f"{model}-{name.replace(' ', '-')}"
+            if settings.get("surrogate") == OTHER_MODEL:
+                settings["surrogate"] = [folder / other]
+            out = folder / f"{model}-{name.replace(' ', '-').replace(',', '').replace('%', 'percent')}"
             config = AttackConfig(out=out, checkpoint=folder / model, seed=seed, name=model, **settings)
-            add_row(result, protocol.name, model, name, seed, reported(config, lambda config=config: attack(config)))
-        write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
+            run = lambda config=config, encoded=encoded: attack_subject(config, *encoded())  # noqa: E731
+            add_row(result, protocol.name, model, name, seed, reported(config, run))
+            write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
     for model in reversed(cards):  # suites last: they take longest
         suite = EvaluateConfig(
             checkpoint=folder / model, suite="standard", out=folder / f"{model}-suite", steps=protocol.steps, seed=seed
@@ -109,6 +121,13 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         )
         write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
     return result
+
+
+def encoded_subject(checkpoint: Path) -> tuple[Subject, SubjectCodes, torch.device]:
+    """Load a checkpoint with its data, and encode these."""
+    device = RunOptions().start()
+    subject = load_subject(checkpoint, None, None, device=device, quiet=True)
+    return subject, encode_subject(subject, quiet=True), device
 
 
 def trained(out: Path, run: Callable[[], Card]) -> Card:

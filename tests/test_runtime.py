@@ -15,6 +15,7 @@ from saat.runtime import (
     make_generator,
     progress,
     set_threads,
+    weights_cast,
     write_text,
 )
 
@@ -149,3 +150,27 @@ def test_channels_last_keeps_the_values():
 def test_progress_gives_every_item_and_is_silent_when_quiet(capfd):
     assert list(progress([1, 2, 3], "count", quiet=True)) == [1, 2, 3]
     assert capfd.readouterr().err == ""
+
+
+def test_weights_are_cast_inside_the_block_only_and_give_what_autocast_gives() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(288, 4)
+    )
+    model.eval()
+    images, device = torch.rand(2, 3, 8, 8), torch.device("cpu")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with frozen(model), autocast("bfloat16", device):
+        expected = model(images)
+        with weights_cast(model, "bfloat16", device):
+            assert model[0].weight.dtype == model[3].bias.dtype == torch.bfloat16
+            assert model[1].weight.dtype == torch.float32
+            assert torch.equal(model(images), expected)
+    with weights_cast(model, "float32", device):
+        assert model[0].weight.dtype == torch.float32
+    with pytest.raises(ZeroDivisionError), weights_cast(model, "bfloat16", device):
+        raise ZeroDivisionError
+    assert all(
+        torch.equal(before[name], value) and value.dtype == before[name].dtype
+        for name, value in model.state_dict().items()
+    )

@@ -111,11 +111,41 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     Raises:
         ArgumentError: `precision` is none of these.
     """
-    check_choice("precision", precision, PRECISIONS)
-    mixed = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
-    context: AbstractContextManager[object] = torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+    context: AbstractContextManager[object] = nullcontext()
+    if is_mixed(precision, device):
+        context = torch.autocast(device.type, torch.bfloat16)
     with context:
         yield
+
+
+def is_mixed(precision: str, device: torch.device) -> bool:
+    """Return whether `precision` means bfloat16 on `device`.
+
+    Raises:
+        ArgumentError: `precision` is none of `PRECISIONS`.
+    """
+    check_choice("precision", precision, PRECISIONS)
+    return precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
+
+
+@contextmanager
+def weights_cast(model: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
+    """Hold the weights of convolutions and linear layers in the precision of `autocast` inside the block.
+
+    The values are those that autocast would use; without this it casts frozen weights anew at every call, which costs
+    as much as the layer where the layer is wide and the batch small.
+    """
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    held = [(weight, weight.data) for layer in layers for weight in layer.parameters(recurse=False)]
+    if not is_mixed(precision, device):
+        held = []
+    for weight, values in held:
+        weight.data = values.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for weight, values in held:
+            weight.data = values
 
 
 @contextmanager

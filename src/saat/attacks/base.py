@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, SaatError
-from saat.runtime import as_channels_last, autocast, frozen, make_generator
+from saat.runtime import as_channels_last, autocast, frozen, make_generator, weights_cast
 from saat.types import CodeObjective
 
 Transform = Callable[[Tensor], Tensor]
@@ -151,7 +151,7 @@ class Attack(ABC):
         check_images(images)
         clean = as_channels_last(images.detach())
         generator = make_generator(seed, type(self).__name__, device=clean.device)
-        with frozen(model):
+        with frozen(model), weights_cast(model, self.precision, clean.device):
             probe = Probe(model, clean, objective, precision=self.precision, keep_best=self.keep_best)
             last = self.perturb(probe, clean, generator=generator)
         self.cost += probe.cost

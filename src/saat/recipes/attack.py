@@ -34,8 +34,8 @@ from saat.evaluation.sanity import find_flags
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, make_attacker
-from saat.recipes.outcome import Outcome, encode_subject
-from saat.recipes.subject import load_subject, name_of, purified
+from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
+from saat.recipes.subject import Subject, load_subject, name_of, purified
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions, derive_seed, make_generator, progress
 
@@ -46,6 +46,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "hag": PUBLISHED | {"goal": "own-code", "objective": "hag"},
     "sdha": PUBLISHED | {"goal": "relevant-codes", "objective": "agreement", "search": "adam"},
     "cgat": PUBLISHED | {"goal": "center", "objective": "agreement"},
+    "pga": PUBLISHED | {"goal": "mainstay", "objective": "agreement"},
     "p2p": PUBLISHED | {"goal": "point", "objective": "agreement", "targeted": True},
     "dhta": PUBLISHED | {"goal": "anchor", "objective": "agreement", "targeted": True},
     "tha": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True},
@@ -156,7 +157,18 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     device = config.start()
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
-    codes = encode_subject(subject, quiet=config.quiet)
+    return attack_subject(config, subject, encode_subject(subject, quiet=config.quiet), device)
+
+
+def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> dict[str, Any]:
+    """Attack a subject that is loaded and encoded, as `attack` does.
+
+    Args:
+        config: the options; those of the subject and its data have been followed.
+        subject: the model, on `device`, with its data.
+        codes: of the subject's clean images.
+        device: where to search.
+    """
     query, database = subject.splits.query, subject.splits.database
     targets = draw_targets(query.labels, database.labels, seed=config.seed) if config.targeted else None
     attacker = make_attacker(config, subject, codes, targets, device)

@@ -67,7 +67,7 @@ def make_attacker(
     lengths, goals = [subject.model.code_length], [make_goal(config, subject, codes, device)]
     if config.surrogate:
         others = load_surrogates(config.surrogate, subject, config.data, quiet=config.quiet)
-        models, lengths = [other.model for other in others], [other.model.code_length for other in others]
+        models, lengths = [other.view for other in others], [other.model.code_length for other in others]
         goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
     model = models[0] if len(models) == 1 else EnsembleView(models)
     if config.goal in SEEN_FROM_OUTSIDE:

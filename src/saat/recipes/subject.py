@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
 from saat.models.checkpoint import Card, load_checkpoint
+from saat.models.folding import folded
 from saat.models.hash_model import HashModel, import_model
 
 
@@ -43,10 +45,10 @@ class Subject:
     data: DataOptions
     about: dict[str, Any]
 
-    @property
+    @cached_property
     def view(self) -> nn.Module:
-        """What attacks search: the model, or, behind a purifier, what an adaptive attacker sees of it."""
-        return self.model.attack_view() if isinstance(self.model, PurifiedModel) else self.model
+        """What attacks search: the model, folded, or, behind a purifier, what an adaptive attacker sees of it."""
+        return self.model.attack_view() if isinstance(self.model, PurifiedModel) else folded(self.model)
 
 
 def load_subject(

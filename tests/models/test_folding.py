@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from saat.models.folding import folded
+from saat.models.hash_model import HashModel, build_model, wrap_module
+
+
+def trained_looking(backbone: str) -> HashModel:
+    torch.manual_seed(0)
+    model, _ = build_model(backbone, code_length=16, weights="random")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+            nn.init.normal_(module.weight, 1.0, 0.2)
+            nn.init.normal_(module.bias, 0.0, 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("backbone", ["resnet8", "resnet18", "vgg11_bn"])
+def test_a_folded_model_has_the_same_logits_and_gradients_without_batch_norms(backbone: str) -> None:
+    model = trained_looking(backbone)
+    lean = folded(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in lean.modules())
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    for output, other in ((model(images), lean(images)),):
+        torch.testing.assert_close(other, output, rtol=1e-4, atol=1e-5 * output.abs().max().item())
+        (theirs,), (ours,) = (torch.autograd.grad(each.sum(), images) for each in (output, other))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_folding_leaves_the_model_as_it_was() -> None:
+    model = trained_looking("resnet8")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_model_of_unknown_layers_and_one_in_training_mode_are_not_folded() -> None:
+    own = wrap_module(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), image_size=8
+    )
+    assert folded(own) is own
+    training = trained_looking("resnet8").train()
+    assert folded(training) is training
