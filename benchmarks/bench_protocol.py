@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
 from saat.recipes.attack import PRESETS, AttackConfig, attack_subject
+from saat.recipes.attacker import TRAINED
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.outcome import SubjectCodes, encode_subject
@@ -30,7 +31,7 @@ from saat.training import FitOptions
 RESULTS = Path(__file__).parent / "results"
 ESSENTIAL: dict[str, dict[str, Any]] = {"saat-paper": PRESETS["paper"], "hag": PRESETS["hag"], "pgd": {}}
 OTHER_MODEL = "other model"
-# Each at about 100 evaluations of the model an image; a gradient counts as one.
+# All at the same number of evaluations of the model an image, by `equal_steps`; a gradient counts as one.
 EVERY: dict[str, dict[str, Any]] = {
     **ESSENTIAL,
     "pgd, margin": {"objective": "margin"},
@@ -42,12 +43,12 @@ EVERY: dict[str, dict[str, Any]] = {
     "adam": {"search": "adam"},
     "mi-fgsm": {"search": "mi"},
     "ni-fgsm": {"search": "ni"},
-    "si-ni-fgsm": {"search": "si-ni", "steps": 20, "step_size": 2 / 255},
-    "vmi-fgsm": {"search": "vmi", "steps": 5, "step_size": 2 / 255},
+    "si-ni-fgsm": {"search": "si-ni"},
+    "vmi-fgsm": {"search": "vmi"},
     "di-fgsm": {"search": "di"},
     "ti-fgsm": {"search": "ti"},
     "square": {"search": "square"},
-    "nes": {"search": "nes", "steps": 2, "step_size": 4 / 255},
+    "nes": {"search": "nes"},
     "sdha": PRESETS["sdha"],
     "cgat": PRESETS["cgat"],
     "pga": PRESETS["pga"],
@@ -55,12 +56,14 @@ EVERY: dict[str, dict[str, Any]] = {
     "p2p": PRESETS["p2p"],
     "dhta": PRESETS["dhta"],
     "tha": PRESETS["tha"],
-    "pros-gan": PRESETS["pros-gan"] | {"steps": 10},  # epochs over the train split, as many images as 100 steps
-    "universal": {"search": "universal", "steps": 10},  # likewise
+    "pros-gan": PRESETS["pros-gan"],
+    "universal": {"search": "universal"},
     "patch of 5 %": {"patch": 0.05, "step_size": 0.1},
     "square, returned ids": {"search": "square", "goal": "returned-ids"},
     "mi-fgsm, from the other model": {"search": "mi", "surrogate": OTHER_MODEL},
 }
+EVALUATIONS_A_STEP = {"si-ni": 5, "vmi": 21, "nes": 50}
+"""Of the searches that look at the model more than once a step."""
 MakeData = Callable[[Path, int], DataOptions]
 """(folder of the data set, divisor of its sizes) -> data options."""
 
@@ -94,24 +97,14 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         "plain": trained(plain.out, lambda: train(plain)),
         "hardened": trained(hardened.out, lambda: harden(hardened)),
     }
-    result: dict[str, Any] = {
-        "machine": {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()},
-        "versions": versions(),
+    path = RESULTS / f"{protocol.name}-seed{seed}.json"
+    result: dict[str, Any] = heading() | {
         "data": {key: value for key, value in cards["plain"].manifest.items() if key in ("sizes", "checksums")},
         "train_seconds": {name: card.training["seconds"] for name, card in cards.items()},
         "rows": [],
     }
-    for model, other in zip(cards, reversed(cards), strict=True):
-        encoded = cache(lambda model=model: encoded_subject(folder / model))  # once for all attacks, if one is to run
-        for name, options in protocol.attacks.items():
-            settings = options | {"steps": min(options.get("steps", protocol.steps), protocol.steps)}
-            if settings.get("surrogate") == OTHER_MODEL:
-                settings["surrogate"] = [folder / other]
-            out = folder / f"{model}-{name.replace(' ', '-').replace(',', '').replace('%', 'percent')}"
-            config = AttackConfig(out=out, checkpoint=folder / model, seed=seed, name=model, **settings)
-            run = lambda config=config, encoded=encoded: attack_subject(config, *encoded())  # noqa: E731
-            add_row(result, protocol.name, model, name, seed, reported(config, run))
-            write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
+    for model in cards:
+        add_attacks(result, protocol, protocol.attacks, folder, model, seed, path)
     for model in reversed(cards):  # suites last: they take longest
         suite = EvaluateConfig(
             checkpoint=folder / model, suite="standard", out=folder / f"{model}-suite", steps=protocol.steps, seed=seed
@@ -119,8 +112,74 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         add_row(
             result, protocol.name, model, "suite standard", seed, reported(suite, lambda suite=suite: evaluate(suite))
         )
-        write_text(RESULTS / f"{protocol.name}-seed{seed}.json", json.dumps(result, indent=2) + "\n")
+        write_text(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def run_every(protocol: Protocol, *, seed: int, work: Path, evaluations: int) -> dict[str, Any]:
+    """Run all attacks on the models of one seed at equal evaluations; write `results/NAME-every-seedN.json`."""
+    folder = work / f"{protocol.name}-seed{seed}"
+    result = heading() | {"evaluations_an_image": evaluations, "rows": []}
+    sizes = read_card(folder / "plain").manifest["sizes"]
+    attacks = {
+        name: equal_settings(options, evaluations, evaluations * sizes["query"] // sizes["train"])
+        for name, options in EVERY.items()
+    }
+    for model in ("hardened", "plain"):
+        path = RESULTS / f"{protocol.name}-every-seed{seed}.json"
+        add_attacks(result, protocol, attacks, folder, model, seed, path, prefix=f"{model}-{evaluations}-")
+    return result
+
+
+def equal_settings(options: dict[str, Any], evaluations: int, epochs: int) -> dict[str, Any]:
+    """Return the options of an attack that shows the model each image `evaluations` times, or as near as steps allow.
+
+    >>> equal_settings({"search": "vmi"}, 50, 5)["steps"], equal_settings({"search": "universal"}, 50, 5)["steps"]
+    (2, 5)
+    """
+    search = options.get("search", "pgd")
+    if search in TRAINED:  # on the train split, with as many images in all
+        return options | {"steps": max(1, epochs)}
+    steps = max(1, evaluations // EVALUATIONS_A_STEP.get(search, 1))
+    pace = {"step_size": max(1 / 255, 8 / 255 / steps)} if search in EVALUATIONS_A_STEP else {}
+    return options | pace | {"steps": steps}
+
+
+def add_attacks(
+    result: dict[str, Any],
+    protocol: Protocol,
+    attacks: dict[str, dict[str, Any]],
+    folder: Path,
+    model: str,
+    seed: int,
+    path: Path,
+    prefix: str | None = None,
+) -> None:
+    """Run attacks that have no report yet; add their rows, and write the result after each."""
+    encoded = cache(lambda: encoded_subject(folder / model))  # once for all attacks, if one is to run
+    for name, options in attacks.items():
+        settings = {"steps": protocol.steps} | options
+        settings["steps"] = min(settings["steps"], protocol.steps)
+        if settings.get("surrogate") == OTHER_MODEL:
+            settings["surrogate"] = [folder / ("plain" if model == "hardened" else "hardened")]
+        slug = name.replace(" ", "-").replace(",", "").replace("%", "percent")
+        out = folder / f"{prefix or model + '-'}{slug}"
+        config = AttackConfig(out=out, checkpoint=folder / model, seed=seed, name=model, **settings)
+        run = partial(run_attack, config, encoded)
+        add_row(result, protocol.name, model, name, seed, reported(config, run))
+        write_text(path, json.dumps(result, indent=2) + "\n")
+
+
+def run_attack(
+    config: AttackConfig, encoded: Callable[[], tuple[Subject, SubjectCodes, torch.device]]
+) -> dict[str, Any]:
+    return attack_subject(config, *encoded())
+
+
+def heading() -> dict[str, Any]:
+    """Return what a result file says of the machine."""
+    machine = {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()}
+    return {"machine": machine, "versions": versions()}
 
 
 def encoded_subject(checkpoint: Path) -> tuple[Subject, SubjectCodes, torch.device]:
@@ -175,7 +234,9 @@ def main(description: str, name: str, make_data: MakeData) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--weights", required=True, help="state file of a ResNet-20, or random")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one result file each")
-    parser.add_argument("--every", action="store_true", help="every attack of the literature, not the essential ones")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="every attack at N evaluations an image, on these models"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="checkpoints; resumes from there")
     parser.add_argument("--quick", action="store_true", help="an epoch and 5 steps each on a tenth of the data")
     options = parser.parse_args()
@@ -185,10 +246,11 @@ def main(description: str, name: str, make_data: MakeData) -> None:
         weights=options.weights,
         train_fit=paper_fit(1 if options.quick else 12),
         harden_fit=paper_fit(1 if options.quick else 8),
-        attacks=EVERY if options.every else ESSENTIAL,
+        attacks=ESSENTIAL,
         steps=5 if options.quick else 100,
     )
-    print(headline([run_protocol(protocol, seed=seed, work=options.work) for seed in options.seeds]))
+    run = partial(run_every, evaluations=options.every) if options.every else run_protocol
+    print(headline([run(protocol, seed=seed, work=options.work) for seed in options.seeds]))
 
 
 def headline(results: list[dict[str, Any]]) -> str:

@@ -98,7 +98,7 @@ def test_only_the_training_passes_move_the_batch_statistics(make, model):
     step = make(model)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     step(model, batch())
-    passes = 1 if make.name in ("pgd-at", "distill", "hcat") else 2  # the others see the clean images too
+    passes = 1 if make.name in ("pgd-at", "distill", "query-side") else 2  # the others see the clean images too
     assert int(model.backbone[1].num_batches_tracked) == passes
     assert modes == [module.training for module in model.modules()]
     assert all(weight.requires_grad for weight in model.parameters())

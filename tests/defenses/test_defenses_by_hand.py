@@ -17,9 +17,9 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import center_codes
 from saat.defenses.catalog import DEFENSES, DefenseOptions
 from saat.defenses.distillation import DistillationStep
-from saat.defenses.hash_center import HashCenterStep
 from saat.defenses.own_code import PgdStep, TradesStep
 from saat.defenses.prototype import AtrdhStep
+from saat.defenses.query_side import QuerySideStep
 from saat.defenses.semantic import SaatStep
 from saat.losses.central import CSQLoss
 from saat.types import Batch
@@ -86,11 +86,12 @@ def test_distillation_holds_to_the_code_of_the_teacher_whatever_the_label(batch,
     assert output.loss.item() == pytest.approx(cross_entropy(agreement, agreement))
 
 
-def test_hcat_leaves_the_center_and_is_held_to_it():
-    output = HashCenterStep(num_classes=2, code_length=2, attack=attack())(TwoBits(), BATCH)
-    # Products with the centers (1, 1) and (1, -1): 0 and 2 tanh(1/2), over the root of 2 bits.
+def test_query_side_training_leaves_the_mainstay_code_of_the_database_and_is_held_to_it():
+    codes = torch.tensor([[1, 1], [1, -1]], dtype=torch.int8)  # mainstay codes: (1, 1) and (1, -1)
+    output = QuerySideStep(CodeBank(codes, torch.eye(2)), attack())(TwoBits(), BATCH)
+    # Products with these at the logits (1/2, -1/2): 0 and 2 tanh(1/2), over the root of 2 bits.
     similarity = math.log1p(math.exp(-2.0 * math.tanh(0.5) / math.sqrt(2.0)))
-    assert output.parts == pytest.approx({"center": cross_entropy(0.5, 0.5), "similarity": similarity})
+    assert output.parts == pytest.approx({"bits": cross_entropy(0.5, 0.5), "similarity": similarity})
     assert output.loss.item() == pytest.approx(cross_entropy(0.5, 0.5) + similarity)
 
 

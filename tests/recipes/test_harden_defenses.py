@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,10 @@ from saat.attacks.prototype import fit_prototypes
 from saat.cli import main, make_parser
 from saat.defenses.catalog import DEFENSES
 from saat.defenses.unlabeled import pseudo_labels
+from saat.models.checkpoint import read_card, weights_checksum
 from saat.recipes.harden import PRESETS, HardenConfig, splits_of
+from saat.recipes.outcome import encode_subject
+from saat.recipes.subject import load_subject
 
 QUICK = ["--fit.epochs=1", "--fit.batch_size=64", "--steps=2", "--quiet=true"]
 
@@ -54,7 +58,7 @@ def test_unlabeled_database_images_join_with_pseudo_labels_only(
         splits = splits_of(*arguments, **options)
         return replace(splits, database=replace(splits.database, labels=torch.ones_like(splits.database.labels)))
 
-    words = ["harden", f"--checkpoint={tiny}", "--defense=hcat", "--unlabeled=true", *QUICK]
+    words = ["harden", f"--checkpoint={tiny}", "--defense=query-side", "--unlabeled=true", *QUICK]
     monkeypatch.setattr("saat.recipes.harden.pseudo_labels", remembered)
     assert main([*words, f"--out={tmp_path / 'true'}"]) == 0
     monkeypatch.setattr("saat.recipes.harden.splits_of", poisoned)
@@ -81,10 +85,10 @@ def test_distillation_hardens_where_no_train_image_has_a_label(
     assert rows(tmp_path)[0]["distillation"] > 0.01
 
 
-def test_hcat_with_an_average_resumes_to_the_same_bits(
+def test_query_side_training_with_an_average_resumes_to_the_same_bits(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["harden", f"--checkpoint={tiny}", "--preset=hcat", *QUICK, "--fit.epochs=2"]
+    words = ["harden", f"--checkpoint={tiny}", "--preset=query-side", *QUICK, "--fit.epochs=2"]
     assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
     saves = []
 
@@ -115,14 +119,39 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
     assert made.fit.epochs == PRESETS[preset]["fit"]["epochs"]
 
 
-def test_the_preset_of_hcat_has_its_own_training() -> None:
-    parser = make_parser("hcat", "harden")
+def test_the_preset_of_query_side_has_its_own_training() -> None:
+    parser = make_parser("query-side", "harden")
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
-    assert (made.steps, made.step_size, made.objective) == (4, 3 / 255, "flips")
-    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (10, 128, 0.05)
+    assert (made.steps, made.step_size) == (2, 5 / 255)
+    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (20, 128, 0.05)
     assert (made.fit.schedule, made.fit.average) == ("one-cycle", 0.99)
 
 
 def test_an_unknown_defense_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["harden", "--checkpoint=x", "--out=y", "--defense=pgd"]) == 2
     assert "`defense` is one of" in capsys.readouterr().err
+
+
+def test_query_side_hardening_keeps_the_codes_of_the_database(tiny: Path, tmp_path: Path) -> None:
+    hard, harder = tmp_path / "hard", tmp_path / "harder"
+    for source, out in ((tiny, hard), (hard, harder)):
+        assert main(["harden", f"--checkpoint={source}", f"--out={out}", "--defense=query-side", *QUICK]) == 0
+    parent, card = read_card(tiny), read_card(hard)
+    assert parent.database_model is None
+    subjects = [load_subject(path, None, None, device=torch.device("cpu"), quiet=True) for path in (tiny, hard, harder)]
+    codes = [encode_subject(subject, quiet=True) for subject in subjects]
+    assert weights_checksum(subjects[0].model) == card.database_model == read_card(harder).database_model
+    for ours in codes[1:]:
+        assert torch.equal(ours.database, codes[0].database)
+        assert torch.equal(ours.train, codes[0].train)
+        assert not torch.equal(ours.query_logits, codes[0].query_logits)
+    assert read_card(hard / "database") == parent == read_card(harder / "database")
+
+
+def test_a_database_model_of_another_checkpoint_is_refused(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["harden", f"--checkpoint={tiny}", f"--out={tmp_path}", "--defense=query-side", *QUICK]) == 0
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "database" / "model.safetensors")
+    assert main(["evaluate", f"--checkpoint={tmp_path}"]) == 2
+    assert "is of another model than the card" in capsys.readouterr().err

@@ -16,9 +16,9 @@ from saat.attacks.prototype import fit_prototypes, prototype_codes
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import center_codes, has_label
 from saat.defenses.distillation import DistillationStep
-from saat.defenses.hash_center import HashCenterStep
 from saat.defenses.own_code import PgdStep, TradesStep
 from saat.defenses.prototype import AtrdhStep
+from saat.defenses.query_side import QuerySideStep
 from saat.defenses.semantic import SaatStep
 
 
@@ -124,15 +124,8 @@ def _distill(options: DefenseOptions) -> nn.Module:
     )
 
 
-def _hcat(options: DefenseOptions) -> nn.Module:
-    return HashCenterStep(
-        num_classes=options.bank.labels.shape[1],
-        code_length=options.bank.code_length,
-        attack=options.attack,
-        make_objective=options.make_objective,
-        precision=options.precision,
-        seed=options.seed,
-    )
+def _query_side(options: DefenseOptions) -> nn.Module:
+    return QuerySideStep(options.bank, options.attack, precision=options.precision, seed=options.seed)
 
 
 DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {
@@ -143,5 +136,7 @@ DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {
     "pgd-at": _pgd,
     "trades": _trades,
     "distill": _distill,
-    "hcat": _hcat,
+    "query-side": _query_side,
 }
+QUERY_SIDE = ("query-side",)
+"""Defenses of the model for queries only; the database keeps the codes of the model before hardening."""

@@ -19,6 +19,7 @@ from saat.runtime import atomic_write, write_text
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
+DATABASE_FOLDER = "database"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Card:
         metrics: what was measured at its end.
         defense: name of the defense, none for a plain model.
         parent: path of the checkpoint it was hardened from.
+        database_model: checksum of the model whose codes the database keeps, for a checkpoint of a model for queries
+            only; that model's checkpoint is in the folder `database` of this one.
         versions: of saat, Python and torch.
     """
 
@@ -51,6 +54,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     defense: str | None = None
     parent: str | None = None
+    database_model: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: {"saat": __version__})
 
 
@@ -71,6 +75,26 @@ def _serialized(model: nn.Module) -> bytes:
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     content: bytes = safetensors.torch.save(state)
     return content
+
+
+def load_database_model(folder: Path, model: HashModel, card: Card, *, model_factory: str | None = None) -> HashModel:
+    """Return the model whose codes the database has: that of the folder `database`, or `model` itself.
+
+    Args:
+        folder: of the checkpoint.
+        model: of the checkpoint, which encodes queries.
+        card: of the checkpoint.
+        model_factory: as for `load_checkpoint`.
+
+    Raises:
+        CheckpointError: the folder `database` is missing, damaged or of another model.
+    """
+    if card.database_model is None:
+        return model
+    database_model, _ = load_checkpoint(folder / DATABASE_FOLDER, model_factory=model_factory)
+    if weights_checksum(database_model) != card.database_model:
+        raise CheckpointError(f"{folder / DATABASE_FOLDER} is of another model than the card of {folder} names")
+    return database_model
 
 
 def read_card(folder: Path) -> Card:

@@ -138,6 +138,7 @@ def claim_folder(config: CertifyConfig, subject: Subject) -> None:
     names = ("sigma", "samples", "radii", "queries", "batch_size", "precision", "seed")
     identity = {name: getattr(config, name) for name in names} | {
         "weights": weights_checksum(subject.model),
+        "database_weights": weights_checksum(subject.database_model),
         "checksums": subject.splits.manifest()["checksums"],
     }
     claim(config.out / STATE_FILE, identity)

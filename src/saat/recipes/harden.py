@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,20 @@ from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.splits import ImageSplit, Splits
-from saat.defenses.catalog import DEFENSES, DefenseOptions
+from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
 from saat.errors import check_at_least, check_choice
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
-from saat.models.checkpoint import Card, load_checkpoint, save_checkpoint, weights_checksum
+from saat.models.checkpoint import (
+    DATABASE_FOLDER,
+    Card,
+    load_checkpoint,
+    load_database_model,
+    read_card,
+    save_checkpoint,
+    weights_checksum,
+)
 from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.subject import splits_of
 from saat.recipes.tables import print_metrics
@@ -59,12 +68,18 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "fit": {"epochs": 20, "batch_size": 32},
     },
     "distill": {"defense": "distill", "objective": "flips", "fit": {"epochs": 20, "batch_size": 32}},
-    "hcat": {
-        "defense": "hcat",
-        "objective": "flips",
-        "steps": 4,
-        "step_size": 3 / 255,
-        "fit": {"epochs": 10, "batch_size": 128, "learning_rate": 0.05, "schedule": "one-cycle", "average": 0.99},
+    "query-side": {
+        "defense": "query-side",
+        "steps": 2,
+        "step_size": 5 / 255,
+        "fit": {
+            "epochs": 20,
+            "batch_size": 128,
+            "learning_rate": 0.05,
+            "weight_decay": 5e-4,
+            "schedule": "one-cycle",
+            "average": 0.99,
+        },
     },
 }
 """Published settings (`paper` is SAAT), or our own: start from these; options given beside them win.
@@ -82,7 +97,8 @@ class HardenConfig(RunOptions):
         checkpoint: the model to harden.
         out: folder of the hardened checkpoint.
         model: the factory of the checkpoint, if it is of a model of your own.
-        defense: saat, cgat, cgat-mean, atrdh, pgd-at, trades, distill or hcat; a preset has each one's settings.
+        defense: saat, cgat, cgat-mean, atrdh, pgd-at, trades, distill or query-side; a preset has each one's
+            settings.
         unlabeled: train on the database images too, with labels from the model before hardening, not their own.
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
@@ -119,7 +135,9 @@ def harden(config: HardenConfig) -> Card:
     model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
     splits = splits_of(parent, config.checkpoint, quiet=config.quiet)
     model = model.to(device)
-    train, bank = training_items(config, model, splits, device)
+    kept = kept_model(config, model, parent)
+    database_model = kept[0] if kept else None
+    train, bank = training_items(config, database_model or model, splits, device)
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
     run = identity(config) | {"parent_weights": weights_checksum(model)}
@@ -134,7 +152,7 @@ def harden(config: HardenConfig) -> Card:
         label="harden",
         quiet=config.quiet,
     )
-    metrics = measure(model, splits, quiet=config.quiet)
+    metrics = measure(model, splits, database_model=database_model, quiet=config.quiet)
     training = run | {"seconds": sum(row["seconds"] for row in history)}
     card = replace(
         parent,
@@ -142,12 +160,24 @@ def harden(config: HardenConfig) -> Card:
         metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
         defense=config.defense,
         parent=str(config.checkpoint),
+        database_model=None if database_model is None else weights_checksum(database_model),
         versions=versions(),
     )
+    if kept:
+        save_checkpoint(config.out / DATABASE_FOLDER, *kept)
     save_checkpoint(config.out, model, card)
     if not config.quiet:
         print_metrics({str(config.out): metrics})
     return card
+
+
+def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:
+    """Return a copy of the model whose codes the database keeps, with its card, for a defense of queries only."""
+    if config.defense not in QUERY_SIDE:
+        return None
+    database_model = load_database_model(config.checkpoint, model, parent, model_factory=config.model)
+    card = read_card(config.checkpoint / DATABASE_FOLDER) if parent.database_model else parent
+    return deepcopy(database_model).to(next(model.parameters()).device), card
 
 
 def training_items(

@@ -31,7 +31,7 @@ class SubjectCodes:
 
     Args:
         query_logits: float32 (Q, K).
-        train: int8 (N, K) in {-1, +1}.
+        train: int8 (N, K) in {-1, +1}, of the database's model: what an attacker knows of the codes that are there.
         database: int8 (N, K) in {-1, +1}.
     """
 
@@ -41,10 +41,15 @@ class SubjectCodes:
 
 
 def encode_subject(subject: Subject, *, quiet: bool) -> SubjectCodes:
-    """Encode all splits of a subject, in float32."""
+    """Encode all splits of a subject, in float32, each with the model that it is deployed with."""
+    splits = subject.splits
+    pairs = (
+        (subject.model, splits.query),
+        (subject.database_model, splits.train),
+        (subject.database_model, splits.database),
+    )
     query, train, database = (
-        encode_logits(subject.model, split.images, label=f"encode {split.name}", quiet=quiet)
-        for split in (subject.splits.query, subject.splits.train, subject.splits.database)
+        encode_logits(model, split.images, label=f"encode {split.name}", quiet=quiet) for model, split in pairs
     )
     return SubjectCodes(query, sign_codes(train), sign_codes(database))
 

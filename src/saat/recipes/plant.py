@@ -89,10 +89,11 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     code_of = mainstay_codes if config.hide else everyone
     goal = SemanticGoal(bank, code_of, flips_objective, targeted=not config.hide)
     attack = APGD(ThreatModel(config.norm, config.epsilon), steps=config.steps, precision=config.precision)
-    objective = goal(subject.model, clean.to(device), wanted)
-    planted = attack(subject.model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
+    model = subject.database_model  # what items are encoded with
+    objective = goal(model, clean.to(device), wanted)
+    planted = attack(model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
     query_codes = sign_codes(codes.query_logits)[queries]
-    planted_codes = sign_codes(encode_logits(subject.model, planted, quiet=True))
+    planted_codes = sign_codes(encode_logits(model, planted, quiet=True))
     shares = {
         "before": found_shares(query_codes, codes.database[rows], codes.database, rows),
         "after": found_shares(query_codes, planted_codes, codes.database, rows),

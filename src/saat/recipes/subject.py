@@ -15,7 +15,7 @@ from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
-from saat.models.checkpoint import Card, load_checkpoint
+from saat.models.checkpoint import Card, load_checkpoint, load_database_model
 from saat.models.folding import folded
 from saat.models.hash_model import HashModel, import_model
 
@@ -34,16 +34,18 @@ class Subject:
     """A model and the data it is measured on.
 
     Args:
-        model: in eval mode, on its device.
+        model: in eval mode, on its device; it encodes queries.
         splits: decoded.
         data: the options the splits came from.
         about: what reports say of the model.
+        database_model: encodes the database; `model` itself but for a checkpoint of a model for queries only.
     """
 
     model: HashModel
     splits: Splits
     data: DataOptions
     about: dict[str, Any]
+    database_model: HashModel
 
     @cached_property
     def view(self) -> nn.Module:
@@ -74,7 +76,8 @@ def load_subject(
         splits = load_splits(options, quiet=quiet)
         own = import_model(model, image_size=splits.query.images.shape[-1])
         about = {"checkpoint": None, "backbone": model, "code_length": own.code_length, "defense": None}
-        return Subject(own.to(device).eval(), splits, options, about)
+        own = own.to(device).eval()
+        return Subject(own, splits, options, about, own)
     hash_model, card = load_checkpoint(checkpoint, model_factory=model)
     options = data or data_options(card.data)
     splits = load_splits(options, quiet=quiet) if data else splits_of(card, checkpoint, quiet=quiet)
@@ -86,10 +89,13 @@ def load_subject(
         "loss": card.loss,
         "defense": card.defense,
         "parent": card.parent,
+        "database_model": card.database_model,
         "train_seconds": card.training["seconds"],
         "epochs": card.training["fit"]["epochs"],
     }
-    return Subject(hash_model.to(device), splits, options, about)
+    hash_model = hash_model.to(device)
+    database_model = load_database_model(checkpoint, hash_model, card, model_factory=model).to(device)
+    return Subject(hash_model, splits, options, about, database_model)
 
 
 def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
@@ -98,9 +104,13 @@ def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) 
         return subject
     device = next(subject.model.parameters()).device
     options = PurifierOptions(images=subject.splits.train.images, seed=seed, device=device, quiet=quiet)
-    model = PurifiedModel(subject.model, PURIFIERS[purifier](options)).eval()
+    purify = PURIFIERS[purifier](options)
+    model = PurifiedModel(subject.model, purify).eval()
+    same = subject.database_model is subject.model
+    database_model = model if same else PurifiedModel(subject.database_model, purify).eval()
     defense = " + ".join(filter(None, (subject.about["defense"], purifier)))  # so that a leaderboard tells them apart
-    return replace(subject, model=model, about=subject.about | {"defense": defense, "purifier": purifier})
+    about = subject.about | {"defense": defense, "purifier": purifier}
+    return replace(subject, model=model, database_model=database_model, about=about)
 
 
 def load_surrogates(

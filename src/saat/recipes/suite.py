@@ -203,6 +203,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
         "precision": options.precision,
         "seed": options.seed,
         "weights": weights_checksum(subject.model),
+        "database_weights": weights_checksum(subject.database_model),
         "purifier": subject.about.get("purifier"),
         "surrogates": [weights_checksum(other.model) for other in options.surrogates],
         "checksums": subject.splits.manifest()["checksums"],
@@ -232,7 +233,7 @@ def _member_on(
 
 def _train_bank(subject: Subject, device: torch.device, *, quiet: bool) -> CodeBank:
     train = subject.splits.train
-    codes = sign_codes(encode_logits(subject.model, train.images, label="encode train", quiet=quiet))
+    codes = sign_codes(encode_logits(subject.database_model, train.images, label="encode train", quiet=quiet))
     return CodeBank(codes.to(device), train.labels.to(device))
 
 

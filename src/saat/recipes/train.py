@@ -113,10 +113,12 @@ def versions() -> dict[str, str]:
     return {"saat": __version__, "python": platform.python_version(), "torch": torch.__version__}
 
 
-def measure(model: HashModel, splits: Splits, *, quiet: bool) -> RetrievalMetrics:
-    """Encode queries and database in float32, and measure the retrieval."""
+def measure(
+    model: HashModel, splits: Splits, *, database_model: HashModel | None = None, quiet: bool
+) -> RetrievalMetrics:
+    """Encode queries and database in float32, the database with a model of its own if there is one, and measure."""
     query, database = (
-        sign_codes(encode_logits(model, split.images, label=f"encode {split.name}", quiet=quiet))
-        for split in (splits.query, splits.database)
+        sign_codes(encode_logits(encoder, split.images, label=f"encode {split.name}", quiet=quiet))
+        for encoder, split in ((model, splits.query), (database_model or model, splits.database))
     )
     return evaluate_retrieval(query, splits.query.labels, database, splits.database.labels)
