@@ -122,8 +122,8 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
 def test_the_preset_of_query_side_has_its_own_training() -> None:
     parser = make_parser("query-side", "harden")
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
-    assert (made.steps, made.step_size) == (2, 5 / 255)
-    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (20, 128, 0.05)
+    assert (made.steps, made.step_size) == (1, 8 / 255)
+    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (24, 128, 0.4)
     assert (made.fit.schedule, made.fit.average) == ("one-cycle", 0.99)
 
 

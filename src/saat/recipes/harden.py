@@ -70,12 +70,12 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "distill": {"defense": "distill", "objective": "flips", "fit": {"epochs": 20, "batch_size": 32}},
     "query-side": {
         "defense": "query-side",
-        "steps": 2,
-        "step_size": 5 / 255,
+        "steps": 1,
+        "step_size": 8 / 255,
         "fit": {
-            "epochs": 20,
+            "epochs": 24,
             "batch_size": 128,
-            "learning_rate": 0.05,
+            "learning_rate": 0.4,
             "weight_decay": 5e-4,
             "schedule": "one-cycle",
             "average": 0.99,

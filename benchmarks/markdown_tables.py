@@ -1,0 +1,21 @@
+"""Tables for pages of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Return the mean, with the range of several values.
+
+    >>> spread([0.25]), spread([0.25, 0.75], 2)
+    ('0.2500', '0.50 (0.25 to 0.75)')
+    """
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
+    """Return a Markdown table; columns after the first `text_columns` stand to the right."""
+    rule = "|---" * text_columns + "|---:" * (len(columns) - text_columns) + "|"
+    return "\n".join(["| " + " | ".join(columns) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
