@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 from saat.errors import ArgumentError
+from saat.models.checkpoint import weights_checksum
+from saat.models.folding import folded
 from saat.models.hash_model import HashModel, build_model, encode_logits, import_model, wrap_module
 
 
@@ -116,3 +118,18 @@ def test_factories_are_called_by_name(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(ArgumentError, match=message):
             import_model(name, image_size=2)
+
+
+def test_a_mirroring_model_takes_the_mean_over_each_image_and_its_mirror_image():
+    torch.manual_seed(0)
+    model, _ = build_model("resnet8", code_length=8, weights="random")
+    model.eval()
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = (model(images) + model(images.flip(3))) / 2.0
+        plain = weights_checksum(model)
+        model.mirror = True
+        torch.testing.assert_close(model(images), expected)
+        torch.testing.assert_close(folded(model)(images), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(model(images.flip(3)), expected)
+    assert weights_checksum(model) != plain

@@ -16,7 +16,7 @@ from saat.attacks.prototype import fit_prototypes
 from saat.cli import main, make_parser
 from saat.defenses.catalog import DEFENSES
 from saat.defenses.unlabeled import pseudo_labels
-from saat.models.checkpoint import read_card, weights_checksum
+from saat.models.checkpoint import load_checkpoint, read_card, weights_checksum
 from saat.recipes.harden import PRESETS, HardenConfig, splits_of
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import load_subject
@@ -122,7 +122,7 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
 def test_the_preset_of_query_side_has_its_own_training() -> None:
     parser = make_parser("query-side", "harden")
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
-    assert (made.steps, made.step_size) == (1, 8 / 255)
+    assert (made.epsilon, made.steps, made.step_size, made.mirror) == (10 / 255, 1, 10 / 255, True)
     assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (24, 128, 0.4)
     assert (made.fit.schedule, made.fit.average) == ("one-cycle", 0.99)
 
@@ -146,6 +146,16 @@ def test_query_side_hardening_keeps_the_codes_of_the_database(tiny: Path, tmp_pa
         assert torch.equal(ours.train, codes[0].train)
         assert not torch.equal(ours.query_logits, codes[0].query_logits)
     assert read_card(hard / "database") == parent == read_card(harder / "database")
+
+
+def test_a_hardened_model_mirrors_in_use_if_asked(tiny: Path, tmp_path: Path) -> None:
+    for mirror in (False, True):
+        words = ["harden", f"--checkpoint={tiny}", f"--out={tmp_path / str(mirror)}", f"--mirror={mirror}", *QUICK]
+        assert main(words) == 0
+    (plain, plain_card), (mirrored, card) = (load_checkpoint(tmp_path / str(mirror)) for mirror in (False, True))
+    assert (plain.mirror, plain_card.mirror, mirrored.mirror, card.mirror) == (False, False, True, True)
+    assert all(torch.equal(value, mirrored.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert card.metrics != plain_card.metrics  # measured as it is used
 
 
 def test_a_database_model_of_another_checkpoint_is_refused(

@@ -40,6 +40,7 @@ class Card:
         parent: path of the checkpoint it was hardened from.
         database_model: checksum of the model whose codes the database keeps, for a checkpoint of a model for queries
             only; that model's checkpoint is in the folder `database` of this one.
+        mirror: the model takes the mean over each image and its mirror image; see `HashModel`.
         versions: of saat, Python and torch.
     """
 
@@ -55,6 +56,7 @@ class Card:
     defense: str | None = None
     parent: str | None = None
     database_model: str | None = None
+    mirror: bool = False
     versions: dict[str, str] = field(default_factory=lambda: {"saat": __version__})
 
 
@@ -66,8 +68,9 @@ def save_checkpoint(folder: Path, model: HashModel, card: Card) -> None:
 
 
 def weights_checksum(model: nn.Module) -> str:
-    """Return a checksum of the model's weights and buffers, 32 hexadecimal digits."""
-    return hashlib.sha256(_serialized(model)).hexdigest()[:32]
+    """Return a checksum of the model's weights and buffers, and of whether it mirrors, 32 hexadecimal digits."""
+    mirror = b"mirror" if getattr(model, "mirror", False) else b""
+    return hashlib.sha256(_serialized(model) + mirror).hexdigest()[:32]
 
 
 def _serialized(model: nn.Module) -> bytes:
@@ -145,4 +148,5 @@ def load_checkpoint(folder: Path, *, model_factory: str | None = None) -> tuple[
         raise CheckpointError(f"{path} is damaged: {error}") from error
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit backbone {card.backbone} of its card: {error}") from error
+    model.mirror = card.mirror
     return model.eval(), card

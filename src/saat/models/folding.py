@@ -31,6 +31,7 @@ def folded(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, HashModel) or not isinstance(model.backbone, FOLDABLE) or model.training:
         return model
-    copy = HashModel(fuse(model.backbone), model.hash_layer, code_length=model.code_length)
+    layers = fuse(model.backbone), model.hash_layer
+    copy = HashModel(*layers, code_length=model.code_length, mirror=model.mirror)
     copy.mean, copy.std = model.mean, model.std
     return copy.eval().to(memory_format=torch.channels_last)

@@ -25,6 +25,8 @@ class HashModel(nn.Module):
         code_length: K, a positive multiple of 8.
         mean: the three channel means that are taken off.
         std: the three channel deviations that are divided by.
+        mirror: take the mean of the logits of each image and of its mirror image. It costs twice as much, and where
+            models are attacked it is harder to turn both at once.
     """
 
     mean: Tensor
@@ -38,8 +40,10 @@ class HashModel(nn.Module):
         code_length: int,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
+        self.mirror = mirror
         self.code_length = check_code_length(code_length)
         self.backbone = backbone
         self.hash_layer = hash_layer
@@ -48,6 +52,10 @@ class HashModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K)."""
+        logits = self._logits(images)
+        return (logits + self._logits(images.flip(3))) / 2.0 if self.mirror else logits
+
+    def _logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.hash_layer(self.backbone((images - self.mean) / self.std))
         return logits
 

@@ -70,8 +70,10 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "distill": {"defense": "distill", "objective": "flips", "fit": {"epochs": 20, "batch_size": 32}},
     "query-side": {
         "defense": "query-side",
+        "epsilon": 10 / 255,
         "steps": 1,
-        "step_size": 8 / 255,
+        "step_size": 10 / 255,
+        "mirror": True,
         "fit": {
             "epochs": 24,
             "batch_size": 128,
@@ -106,6 +108,7 @@ class HardenConfig(RunOptions):
         objective: of the inner attack: flips, margin, agreement (the papers'), weighted or hag.
         adversarial_weight: weight of the term on adversarial images in saat, cgat, atrdh and trades.
         quantization_weight: weight of the quantization of adversarial codes in saat.
+        mirror: in use, average over each image and its mirror image; encoding costs twice as much.
         fit: how to train.
     """
 
@@ -120,6 +123,7 @@ class HardenConfig(RunOptions):
     objective: str = "agreement"
     adversarial_weight: float = 1.0
     quantization_weight: float = 1e-4
+    mirror: bool = False
     fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=20))
 
     def __post_init__(self) -> None:
@@ -141,6 +145,7 @@ def harden(config: HardenConfig) -> Card:
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
     run = identity(config) | {"parent_weights": weights_checksum(model)}
+    model.mirror = False  # training sees each image once; crop and flip are its views
     history = fit(
         model,
         step,
@@ -152,6 +157,7 @@ def harden(config: HardenConfig) -> Card:
         label="harden",
         quiet=config.quiet,
     )
+    model.mirror = config.mirror
     metrics = measure(model, splits, database_model=database_model, quiet=config.quiet)
     training = run | {"seconds": sum(row["seconds"] for row in history)}
     card = replace(
@@ -161,6 +167,7 @@ def harden(config: HardenConfig) -> Card:
         defense=config.defense,
         parent=str(config.checkpoint),
         database_model=None if database_model is None else weights_checksum(database_model),
+        mirror=config.mirror,
         versions=versions(),
     )
     if kept:
