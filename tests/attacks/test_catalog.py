@@ -7,7 +7,7 @@ from torch import nn
 from saat.attacks.adam import AdamSearch
 from saat.attacks.autopgd import APGD
 from saat.attacks.blackbox import NesAttack, SquareAttack
-from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, SearchOptions
+from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
@@ -86,6 +86,6 @@ def test_every_name_makes_its_goal(monkeypatch):
         if not isinstance(goal, SdhaGoal | ReturnedIdsGoal):
             assert goal.make_objective is hag_objective
     for name in GOALS.keys() - set(UNTARGETED):
-        assert GOALS[name](bank(), flips_objective, True).targeted
+        assert GOALS[name](GoalOptions(bank(), flips_objective, True, quiet=True)).targeted
     assert set(UNTARGETED) | set(TARGETED) <= GOALS.keys()
     assert set(RELAXED) <= OBJECTIVES.keys()

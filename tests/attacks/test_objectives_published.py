@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from saat.attacks.catalog import GOALS, SEARCHES, SearchOptions
+from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
 from saat.attacks.prototype import fit_prototypes
 from saat.attacks.threat import ThreatModel
@@ -43,7 +43,7 @@ def bank() -> CodeBank:
 def preset(name: str) -> tuple[CodeObjective, dict]:
     """The objective of a preset on the clean image, of label 0 or toward label 1, and all its settings."""
     settings = {"targeted": False} | PRESETS[name]
-    goal = GOALS[settings["goal"]](bank(), OBJECTIVES[settings["objective"]], settings["targeted"])
+    goal = GOALS[settings["goal"]](GoalOptions(bank(), OBJECTIVES[settings["objective"]], settings["targeted"]))
     labels = torch.eye(2)[[int(settings["targeted"])]]
     return goal(two_bits(), CLEAN, labels), settings
 

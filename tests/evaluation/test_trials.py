@@ -5,7 +5,15 @@ import torch
 from planted import Constant, Linear, Masked, Randomized, scene
 from torch import nn
 
-from saat.evaluation.trials import RADII, SWEEP_STEPS, instability, run_trials, vanished_share
+from saat.evaluation.trials import (
+    RADII,
+    SWEEP_STEPS,
+    instability,
+    load_trials,
+    run_trials,
+    save_trials,
+    vanished_share,
+)
 
 
 def test_a_sound_model_falls_as_radius_and_steps_grow():
@@ -33,6 +41,19 @@ def test_json_holds_the_means():
     assert list(by_epsilon) == ["0.125", "0.25", "0.5", "1", "2", "6.9282"]  # 0.5 * sqrt(3 * 8 * 8)
     assert by_epsilon["0.5"] == pytest.approx(trials.radii[0.5].mean().item())
     assert list(found["map_by_steps"]) == ["1", "5", "20"]
+
+
+def test_saved_trials_are_what_was_found(tmp_path):
+    trials = run_trials(scene(Randomized()).batch)
+    save_trials(tmp_path / "trials", trials)
+    again = load_trials(tmp_path / "trials")
+    assert again.to_json() == trials.to_json()
+    assert torch.equal(again.beyond_epsilon(), trials.beyond_epsilon())
+    assert (list(again.radii), list(again.steps), again.epsilon) == (
+        list(trials.radii),
+        list(trials.steps),
+        trials.epsilon,
+    )
 
 
 def test_no_radius_is_beyond_that_of_plain_gray():

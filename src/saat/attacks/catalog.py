@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from saat.attacks.adam import AdamSearch
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack
@@ -19,22 +21,48 @@ from saat.attacks.threat import Threat, ThreatModel
 from saat.attacks.transfer import TRANSFER_RULES, TransferPGD
 from saat.attacks.views import ReturnedIdsGoal
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import anchor_codes, center_codes
+from saat.codes.semantic import anchor_codes, center_codes, mainstay_codes
 from saat.errors import ArgumentError
 from saat.types import Goal
 
-MakeGoal = Callable[[CodeBank, MakeObjective, bool], Goal]
-"""(bank of the train split, how nearness is measured, targeted) -> goal."""
 
-GOALS: Mapping[str, MakeGoal] = {
-    "mainstay": lambda bank, make, targeted: SemanticGoal(bank, make_objective=make, targeted=targeted),
-    "center": lambda bank, make, targeted: SemanticGoal(bank, center_codes, make, targeted),
-    "anchor": lambda bank, make, targeted: SemanticGoal(bank, anchor_codes, make, targeted),
-    "point": lambda bank, make, targeted: SemanticGoal(bank, partial(anchor_codes, members=1), make, targeted),
-    "prototype": lambda bank, make, _: PrototypeGoal(fit_prototypes(bank), make),
-    "relevant-codes": lambda bank, _, targeted: SdhaGoal(bank, targeted),
-    "own-code": lambda _, make, __: OwnCodeGoal(make),
-    "returned-ids": lambda *_: ReturnedIdsGoal(),
+@dataclass(frozen=True)
+class GoalOptions:
+    """What a goal is told; each takes what it knows.
+
+    Args:
+        bank: codes and labels of the train split.
+        make_objective: how nearness is measured on logits.
+        targeted: toward a target, not away from the query's own labels.
+        seed: of a goal that is trained first.
+        quiet: show no bars.
+    """
+
+    bank: CodeBank
+    make_objective: MakeObjective
+    targeted: bool = False
+    seed: int = 0
+    quiet: bool = False
+
+
+def _semantic(semantic_codes: Callable[[CodeBank, Tensor], Tensor], options: GoalOptions) -> Goal:
+    return SemanticGoal(options.bank, semantic_codes, options.make_objective, options.targeted)
+
+
+def _prototype(options: GoalOptions) -> Goal:
+    net = fit_prototypes(options.bank, seed=options.seed, quiet=options.quiet)
+    return PrototypeGoal(net, options.make_objective)
+
+
+GOALS: Mapping[str, Callable[[GoalOptions], Goal]] = {
+    "mainstay": partial(_semantic, mainstay_codes),
+    "center": partial(_semantic, center_codes),
+    "anchor": partial(_semantic, anchor_codes),
+    "point": partial(_semantic, partial(anchor_codes, members=1)),
+    "prototype": _prototype,
+    "relevant-codes": lambda o: SdhaGoal(o.bank, o.targeted),
+    "own-code": lambda o: OwnCodeGoal(o.make_objective),
+    "returned-ids": lambda _: ReturnedIdsGoal(),
 }
 UNTARGETED = ("own-code", "returned-ids")
 TARGETED = ("anchor", "point", "prototype")

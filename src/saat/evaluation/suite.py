@@ -14,7 +14,7 @@ from saat.attacks.base import Attack, SearchCost
 from saat.attacks.blackbox import SquareAttack
 from saat.attacks.goals import CodesGoal, OwnCodeGoal, SemanticGoal, clean_logits_of
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
-from saat.attacks.objectives import flips_objective, hag_objective, weighted_objective
+from saat.attacks.objectives import agreement_objective, flips_objective, hag_objective, weighted_objective
 from saat.attacks.sdha import SdhaGoal
 from saat.attacks.threat import ThreatModel
 from saat.attacks.transfer import TransferPGD
@@ -197,7 +197,7 @@ MEMBERS: Mapping[str, Member] = {
     "saat": _published(lambda batch: SemanticGoal(batch.bank, make_objective=weighted_objective)),
     "hag": _published(lambda _: OwnCodeGoal(hag_objective)),
     "sdha": _published(lambda batch: SdhaGoal(batch.bank), adam=True),
-    "cgat": _published(lambda batch: SemanticGoal(batch.bank, center_codes, weighted_objective)),
+    "cgat": _published(lambda batch: SemanticGoal(batch.bank, center_codes, agreement_objective)),
 }
 STANDARD = ("away-from-mainstay", "nearest-clusters", "worst-code", "soft-ranking", "square")
 SUITES: Mapping[str, tuple[str, ...]] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.evaluation.suite import SuiteBatch
-from saat.runtime import as_channels_last, frozen
+from saat.runtime import as_channels_last, atomic_write, frozen
 
 RADII = (0.25, 0.5, 1.0, 2.0, 4.0)  # of epsilon; the last one is always that of plain gray
 SWEEP_STEPS = (1, 5, 20)
@@ -50,6 +52,32 @@ class Trials:
             "map_by_epsilon": {f"{radius:.6g}": values.mean().item() for radius, values in self.radii.items()},
             "map_by_steps": {str(steps): values.mean().item() for steps, values in self.steps.items()},
         }
+
+
+def save_trials(path: Path, trials: Trials) -> None:
+    """Write trials to a file, atomically."""
+    content = {
+        "radii": torch.tensor(list(trials.radii), dtype=torch.float64),
+        "steps": torch.tensor(list(trials.steps)),
+        "by_radius": torch.stack(list(trials.radii.values())),
+        "by_steps": torch.stack(list(trials.steps.values())),
+        "scalars": torch.tensor([trials.vanished_gradients, trials.instability, trials.epsilon], dtype=torch.float64),
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(content))
+
+
+def load_trials(path: Path) -> Trials:
+    """Read what `save_trials` wrote."""
+    content = safetensors.torch.load_file(path)
+    vanished, instability, epsilon = content["scalars"].tolist()
+    return Trials(
+        vanished_gradients=vanished,
+        instability=instability,
+        radii=dict(zip(content["radii"].tolist(), content["by_radius"], strict=True)),
+        steps=dict(zip(content["steps"].tolist(), content["by_steps"], strict=True)),
+        epsilon=epsilon,
+    )
 
 
 def run_trials(batch: SuiteBatch) -> Trials:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.base import Attack
-from saat.attacks.catalog import GOALS, SEARCHES, SEEN_FROM_OUTSIDE, SearchOptions
+from saat.attacks.catalog import GOALS, SEARCHES, SEEN_FROM_OUTSIDE, GoalOptions, SearchOptions
 from saat.attacks.generative import fit_generator
 from saat.attacks.objectives import OBJECTIVES, RELAXED
 from saat.attacks.prototype import PrototypeGoal, prototype_codes
@@ -98,7 +98,8 @@ def make_attacker(
 def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> Goal:
     """Return the goal of `config` under one model."""
     bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
-    return GOALS[config.goal](bank, OBJECTIVES[config.objective], config.targeted)
+    objective = OBJECTIVES[config.objective]
+    return GOALS[config.goal](GoalOptions(bank, objective, config.targeted, seed=config.seed, quiet=config.quiet))
 
 
 def _train(

@@ -25,7 +25,7 @@ from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
 from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
-from saat.evaluation.trials import Trials, instability, run_trials
+from saat.evaluation.trials import Trials, instability, load_trials, run_trials, save_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
@@ -142,13 +142,12 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)
     everything = batch_of(rows, worst_images)
-    trials = run_trials(batch_of(rows[:TRIAL_QUERIES], worst_images))
-    seen = everything.images[:TRIAL_QUERIES]
+    trials = _trials(options, subject, batch_of(rows[:TRIAL_QUERIES], worst_images))
     return SuiteResult(
         images=worst_images,
         codes=worst,
         members=members,
-        trials=replace(trials, instability=instability(subject.model, seen)),  # of the model itself, not of a view
+        trials=trials,
         any_code_map=_any_code_map(everything.deployment, worst[rows].to(device), everything.labels),
         largest_change=_verified(options.threat, worst_images, query.images),
     )
@@ -229,6 +228,15 @@ def _member_on(
         with atomic_write(path) as file:
             file.write(safetensors.torch.save(content))
     return safetensors.torch.load_file(path)
+
+
+def _trials(options: SuiteOptions, subject: Subject, batch: SuiteBatch) -> Trials:
+    """Return the trials of the first queries, from their file if they have run before."""
+    path = options.out / "members" / f"{options.suite}-trials.safetensors"
+    if not path.exists():
+        stable = instability(subject.model, batch.images)  # of the model itself, not of a view
+        save_trials(path, replace(run_trials(batch), instability=stable))
+    return load_trials(path)
 
 
 def _train_bank(subject: Subject, device: torch.device, *, quiet: bool) -> CodeBank:
