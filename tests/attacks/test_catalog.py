@@ -75,12 +75,12 @@ def test_options_reach_the_search():
 
 
 def test_every_name_makes_its_goal(monkeypatch):
-    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16), quiet=True))
+    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16)))
     kinds = {"own-code": OwnCodeGoal, "relevant-codes": SdhaGoal, "prototype": PrototypeGoal}
     kinds |= {"returned-ids": ReturnedIdsGoal}
     for name, make in GOALS.items():
         targeted = name in TARGETED
-        goal = make(bank(), hag_objective, targeted)
+        goal = make(GoalOptions(bank(), hag_objective, targeted, quiet=True))
         assert type(goal) is kinds.get(name, SemanticGoal)
         assert goal.targeted is targeted
         if not isinstance(goal, SdhaGoal | ReturnedIdsGoal):
