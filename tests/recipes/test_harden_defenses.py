@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from saat.attacks.gradient import PGD
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import main, make_parser
 from saat.defenses.catalog import DEFENSES
 from saat.defenses.unlabeled import pseudo_labels
+from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint, read_card, weights_checksum
 from saat.recipes.harden import PRESETS, HardenConfig, splits_of
 from saat.recipes.outcome import encode_subject
@@ -165,3 +167,19 @@ def test_a_database_model_of_another_checkpoint_is_refused(
     shutil.copy(tmp_path / "model.safetensors", tmp_path / "database" / "model.safetensors")
     assert main(["evaluate", f"--checkpoint={tmp_path}"]) == 2
     assert "is of another model than the card" in capsys.readouterr().err
+
+
+def test_robustness_multiplies_the_inner_attack(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    pgd = PGD
+
+    def remembered(threat, **options):
+        made.append((threat.epsilon, options["step_size"]))
+        return pgd(threat, **options)
+
+    monkeypatch.setattr("saat.recipes.harden.PGD", remembered)
+    words = ["harden", f"--checkpoint={tiny}", "--epsilon=8/255", "--step_size=2/255", "--robustness=0.5", *QUICK]
+    assert main([*words, f"--out={tmp_path}"]) == 0
+    assert made == [(pytest.approx(4 / 255), pytest.approx(1 / 255))]
+    with pytest.raises(ArgumentError, match="`robustness` is at least"):
+        HardenConfig(checkpoint=tiny, out=tmp_path, robustness=-1.0)

@@ -202,3 +202,14 @@ def test_mistakes_get_an_answer(more: list[str], message: str, capsys: pytest.Ca
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_corruptions_are_measured_beside_clean_queries(tiny: Path, tmp_path: Path) -> None:
+    words = ["evaluate", f"--checkpoint={tiny}", "--corruptions=true", f"--out={tmp_path}", "--quiet=true"]
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(metrics["corruptions"]) == [
+        f"{name} {level}" for name in ("noise", "blur", "jpeg") for level in (1, 3, 5)
+    ]
+    assert all(found["chance_map"] == metrics["chance_map"] for found in metrics["corruptions"].values())
+    assert len({found["map"] for found in [metrics, *metrics["corruptions"].values()]}) > 5

@@ -12,11 +12,14 @@ from saat.attacks.threat import ThreatModel
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
+from saat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.report import write_report
 from saat.evaluation.result_card import RESULT_FILE, result_card
 from saat.evaluation.sanity import find_flags
 from saat.evaluation.suite import SUITES
 from saat.hamming import sign_codes
+from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of, purified
 from saat.recipes.suite import SuiteOptions, SuiteResult, claim_folder, run_suite
@@ -38,6 +41,7 @@ class EvaluateConfig(RunOptions):
         surrogate: checkpoints of other models, for the member `transfer` of the suite full.
         norm: of the suite, linf or l2.
         epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
+        corruptions: measure queries with noise, blur and JPEG compression too, of three severities each.
         steps: gradient steps of each search of the suite.
         batch_size: queries at a time.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
@@ -51,6 +55,7 @@ class EvaluateConfig(RunOptions):
     purifier: str | None = None
     suite: str | None = None
     surrogate: list[Path] | None = None
+    corruptions: bool = False
     norm: str = "linf"
     epsilon: float = 8 / 255
     steps: int = 100
@@ -81,12 +86,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     options = suite_options(config, subject)
     if options is not None:
         claim_folder(options, subject)
+    measured = {str(config.checkpoint or config.model): clean}
+    metrics = clean.to_json()
+    if config.corruptions:
+        corrupted = measure_corruptions(subject, codes)
+        measured |= corrupted
+        metrics["corruptions"] = {name: found.to_json() for name, found in corrupted.items()}
     if config.out is not None:
-        write_text(config.out / "metrics.json", json.dumps(clean.to_json(), indent=2) + "\n")
+        write_text(config.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     if not config.quiet:
-        print_metrics({str(config.checkpoint or config.model): clean})
+        print_metrics(measured)
     if options is None:
-        return clean.to_json()
+        return metrics
     result = run_suite(options, subject, codes, device)
     report = write_suite(config, options.out, subject, codes, result)
     page = write_report([(report["name"], options.out)], options.out / "page")
@@ -94,6 +105,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         print_suite(report)
         print(f"report: {page}")
     return report
+
+
+def measure_corruptions(subject: Subject, codes: SubjectCodes) -> dict[str, RetrievalMetrics]:
+    """Return the metrics of corrupted queries, by corruption and severity."""
+    found = {}
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            images = corrupt(subject.splits.query.images, name, severity=severity)
+            corrupted = sign_codes(encode_logits(subject.model, images, quiet=True))
+            found[f"{name} {severity}"] = Outcome(subject, codes, images, corrupted).measure(corrupted)
+    return found
 
 
 def suite_options(config: EvaluateConfig, subject: Subject) -> SuiteOptions | None:

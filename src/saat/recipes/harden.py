@@ -105,6 +105,8 @@ class HardenConfig(RunOptions):
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
         step_size: of the inner attack, as a fraction of the pixel range.
+        robustness: one number from clean to robust, times epsilon and step_size: 0 trains on clean images, 2 against
+            changes twice as large.
         objective: of the inner attack: flips, margin, agreement (the papers'), weighted or hag.
         adversarial_weight: weight of the term on adversarial images in saat, cgat, atrdh and trades.
         quantization_weight: weight of the quantization of adversarial codes in saat.
@@ -120,6 +122,7 @@ class HardenConfig(RunOptions):
     epsilon: float = 8 / 255
     steps: int = 7
     step_size: float = 2 / 255
+    robustness: float = 1.0
     objective: str = "agreement"
     adversarial_weight: float = 1.0
     quantization_weight: float = 1e-4
@@ -131,6 +134,8 @@ class HardenConfig(RunOptions):
         check_choice("defense", self.defense, DEFENSES)
         check_choice("objective", self.objective, OBJECTIVES)
         check_at_least("steps", self.steps, 1)
+        check_at_least("robustness", self.robustness, 0.0)
+        ThreatModel("linf", self.epsilon * self.robustness)
 
 
 def harden(config: HardenConfig) -> Card:
@@ -213,9 +218,9 @@ def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBa
         loss=build_loss(parent.loss, labels=bank.labels.cpu(), code_length=model.code_length).to(device),
         bank=bank,
         attack=PGD(
-            ThreatModel("linf", config.epsilon),
+            ThreatModel("linf", config.epsilon * config.robustness),
             steps=config.steps,
-            step_size=config.step_size,
+            step_size=config.step_size * config.robustness,
             precision=config.precision,
             keep_best=False,
         ),

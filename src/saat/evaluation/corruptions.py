@@ -1,0 +1,78 @@
+"""Common corruptions of images: what happens to a query without an attacker."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from saat.errors import check_choice
+from saat.runtime import make_generator
+
+SEVERITIES = (1, 3, 5)
+NOISE = {1: 0.04, 3: 0.08, 5: 0.10}
+"""Standard deviation, as a fraction of the pixel range."""
+BLUR = {1: 0.4, 3: 0.7, 5: 1.0}
+"""Standard deviation in pixels, of an image of 32 pixels; it grows with the image."""
+JPEG = {1: 80, 3: 58, 5: 40}
+"""Quality of libjpeg."""
+
+
+def add_gaussian_noise(images: Tensor, severity: int) -> Tensor:
+    """Return images (N, 3, S, S), uint8, with independent noise on each value; the same noise at each call."""
+    noise = torch.randn(images.shape, generator=make_generator("gaussian noise"))
+    return (images + 255.0 * NOISE[severity] * noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def blur(images: Tensor, severity: int) -> Tensor:
+    """Return images (N, 3, S, S), uint8, blurred by a gaussian."""
+    sigma = BLUR[severity] * images.shape[-1] / 32.0
+    width = min(2 * round(4.0 * sigma) + 1, 2 * images.shape[-1] - 1)
+    blurred: Tensor = gaussian_blur(images.float(), [width, width], [sigma, sigma])
+    return blurred.round().clamp(0, 255).to(torch.uint8)
+
+
+def compress(images: Tensor, severity: int) -> Tensor:
+    """Return images (N, 3, S, S), uint8, as JPEG gives them back."""
+    return torch.stack([_through_jpeg(image, JPEG[severity]) for image in images]) if len(images) else images
+
+
+def _through_jpeg(image: Tensor, quality: int) -> Tensor:
+    content = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=quality)
+    pixels = np.asarray(Image.open(content).convert("RGB"))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+CORRUPTIONS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "noise": add_gaussian_noise,
+    "blur": blur,
+    "jpeg": compress,
+}
+
+
+def corrupt(images: Tensor, name: str, *, severity: int) -> Tensor:
+    """Return corrupted images.
+
+    Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common Corruptions and Perturbations*, ICLR
+    2019: three of their corruptions, with the severities for images of 32 pixels.
+
+    Args:
+        images: uint8 (N, 3, S, S).
+        name: noise, blur or jpeg.
+        severity: 1, 3 or 5.
+
+    Returns:
+        uint8 (N, 3, S, S).
+
+    Raises:
+        ArgumentError: the name or the severity is unknown.
+    """
+    check_choice("corruption", name, CORRUPTIONS)
+    check_choice("severity", str(severity), tuple(map(str, SEVERITIES)))
+    return CORRUPTIONS[name](images, severity)
