@@ -52,7 +52,12 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "tha": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True},
     "pros-gan": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True, "search": "generator"},
 }
-"""Published settings: start from these; options given beside them win."""
+"""Published settings: start from these; options given beside them win.
+
+`pga` stands for the pharos-guided attack (Wang, Bai, Xu, Li, *Reliable and Efficient Evaluation of Adversarial
+Robustness for Deep Hashing-Based Retrieval*, 2023) with the mainstay code as its guide: how its own guide weighs the
+codes was not to be had. On data with one label an image, no weight of the relevant codes makes a difference.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
