@@ -40,6 +40,7 @@ PAPER_ATTACKS = {"paper_attack_map": ("saat-paper", "paper"), "hag_map": ("hag",
 FOLDERS = {"undefended": "plain", "saat": "hardened"}
 QUERY_SIDE: dict[str, Any] = PRESETS["query-side"]
 DEFENSES: dict[str, dict[str, Any]] = {
+    "saat, as released": PRESETS["paper"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
     "pgd-at": PRESETS["pgd-at"] | {"fit": paper_fit(EPOCHS)},
     "atrdh": PRESETS["atrdh"] | {"fit": paper_fit(EPOCHS)},
     "cgat": PRESETS["cgat"] | {"fit": FitOptions(**PRESETS["cgat"]["fit"] | {"epochs": EPOCHS})},
