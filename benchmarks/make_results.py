@@ -48,8 +48,9 @@ the presets, shortened."""
 DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
 `kept` is the share of the gap between clean and chance that is left in the worst case. Seconds are wall time of a
-machine that had other work: for the cost see below. `saat, as released` has no momentum, `saat` 0.9. `constant` has one code for all images: no attack moves it, and it
-finds nothing. `saat, database of plain` shows what the database's codes alone are worth."""
+machine that had other work: for the cost see below. `saat, as released` has no momentum, `saat` 0.9. `constant` has
+one code for all images: no attack moves it, and it finds nothing. `saat, database of plain` shows what the database's
+codes alone are worth."""
 HARDENING_NOTE = """\
 Time of query-side training over that of SAAT (8 epochs, our own loop in bfloat16), measured in turns in one run."""
 INTRODUCTION = """\
