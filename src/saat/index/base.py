@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, check_at_least, check_code_length
 
+_FEW = 16  # items for each missing id, so that 8 bytes for it are at most 1/8 of a code of 32 bits an item
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -51,7 +53,7 @@ class HammingIndex(Protocol):
 
 
 class IdList:
-    """Distinct ids in ascending order; ids without a gap, as of an index from which nothing was removed, need no room.
+    """Distinct ids in ascending order. While few are missing between the first and the last, only those take room.
 
     Args:
         ids: int64 (N,), ascending.
@@ -60,8 +62,13 @@ class IdList:
     def __init__(self, ids: NDArray[np.int64]) -> None:
         self._count = len(ids)
         self._first = int(ids[0]) if len(ids) else 0
-        gapless = not len(ids) or int(ids[-1]) - self._first + 1 == len(ids)
-        self._ids = None if gapless else ids
+        self._missing = int(ids[-1]) - self._first + 1 - len(ids) if len(ids) else 0
+        self._ids: NDArray[np.int64] | None = None
+        self._rows_before = np.empty(0, np.int64)  # each missing id
+        if self._missing > len(ids) // _FEW:
+            self._ids = ids
+        elif self._missing:
+            self._rows_before = np.repeat(np.arange(1, len(ids)), np.diff(ids) - 1)
 
     def __len__(self) -> int:
         return self._count
@@ -72,28 +79,34 @@ class IdList:
         >>> IdList(np.array([3, 5])).of_rows(np.array([1, -1])).tolist()
         [5, -1]
         """
-        found = rows + self._first if self._ids is None else self._ids[rows]
-        return np.where(rows < 0, np.int64(-1), found)
+        if not self._first and not self._missing:
+            return rows  # which are the ids, and -1 stays
+        return np.where(rows < 0, np.int64(-1), self._at(rows))
+
+    def _at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._ids is not None:
+            return self._ids.take(rows)
+        passed = np.searchsorted(self._rows_before, rows, side="right") if self._missing else 0
+        return np.asarray(rows + self._first + passed)
 
     def all(self) -> NDArray[np.int64]:
         """Return all ids, ascending."""
-        if self._ids is None:
-            return np.arange(self._first, self._first + self._count, dtype=np.int64)
-        return self._ids
+        return self._at(np.arange(self._count)) if self._ids is None else self._ids
 
     def has(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of `ids` (M,) are here."""
-        if self._ids is None:
-            return (ids >= self._first) & (ids < self._first + self._count)
-        places = np.searchsorted(self._ids, ids).clip(max=self._count - 1)
-        return np.asarray(self._ids[places] == ids)
+        if self._ids is not None:
+            places = np.searchsorted(self._ids, ids).clip(max=self._count - 1)
+            return np.asarray(self._ids[places] == ids)
+        missing = self._rows_before + self._first + np.arange(self._missing)
+        inside = (ids >= self._first) & (ids < self._first + self._count + self._missing)
+        return np.asarray(inside & ~np.isin(ids, missing)) if self._missing else inside
 
     def precedes(self, ids: NDArray[np.int64]) -> bool:
         """Return whether every id here is below the first of `ids`, so that those can simply follow."""
         if not self._count or not len(ids):
             return True
-        last = self._first + self._count - 1 if self._ids is None else int(self._ids[-1])
-        return last < int(ids[0])
+        return self._first + self._count + self._missing - 1 < int(ids[0])
 
 
 class OrderedIndex(ABC):
@@ -148,10 +161,7 @@ class OrderedIndex(ABC):
             TypeError: `packed` is not uint8, or `ids` not int64.
             ArgumentError: a shape is wrong, or an id is negative, twice in `ids` or in the index already.
         """
-        check_packed(packed, self._code_length)
-        check_ids(ids)
-        if len(ids) != len(packed):
-            raise ArgumentError(f"`ids` is (N,) with N = {len(packed)} as in `packed`; got {ids.shape}")
+        check_items(packed, ids, self._code_length)
         if not _ascend(ids):  # those of a stored index do, and are not copied
             order = np.argsort(ids, kind="stable")
             packed, ids = packed[order], ids[order]
@@ -204,9 +214,12 @@ class OrderedIndex(ABC):
         """
         check_packed(packed, self._code_length)
         check_at_least("k", k, 1)
+        found = min(k, len(self))
+        if found == k and len(packed):  # the usual case needs no room for padding
+            distances, rows = self._nearest(np.ascontiguousarray(packed), k)
+            return SearchResult(distances, self._ids.of_rows(rows))
         distances = np.full((len(packed), k), -1, dtype=np.int32)
         ids = np.full((len(packed), k), -1, dtype=np.int64)
-        found = min(k, len(self))
         if found and len(packed):
             distances[:, :found], rows = self._nearest(np.ascontiguousarray(packed), found)
             ids[:, :found] = self._ids.of_rows(rows)
@@ -224,6 +237,19 @@ def check_packed(packed: NDArray[np.uint8], code_length: int) -> None:
     if packed.ndim != 2 or packed.shape[1] * 8 != code_length:
         wanted = f"(N, {code_length // 8}), a code of {code_length} bits a row"
         raise ArgumentError(f"`packed` has the shape {wanted}; got {packed.shape}")
+
+
+def check_items(packed: NDArray[np.uint8], ids: NDArray[np.int64], code_length: int) -> None:
+    """Raise unless `packed` and `ids` are items that an index of this code length can take.
+
+    Raises:
+        TypeError: `packed` is not uint8, or `ids` not int64.
+        ArgumentError: a shape is wrong, or an id is negative or twice in `ids`.
+    """
+    check_packed(packed, code_length)
+    check_ids(ids)
+    if len(ids) != len(packed):
+        raise ArgumentError(f"`ids` is (N,) with N = {len(packed)} as in `packed`; got {ids.shape}")
 
 
 def check_ids(ids: NDArray[np.int64]) -> None:

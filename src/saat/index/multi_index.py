@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saat.index.flat import RangeIndex, by_distance, distances_to, nearest_rows
 
-_MOST_BITS = 32  # of a piece: keys are uint32
+_SCANNED = 16  # codes compared one after the other in the time of one key or candidate, which lie anywhere
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows of N codes by the bits of each of m pieces.
+
+    Args:
+        pieces: bits of the code, the wider pieces first.
+        bases: where the keys of a piece begin in `starts`: a multiple of their number, so that key and base are or-ed.
+        starts: where the rows of a key begin in `rows`; those of the next key follow.
+        rows: uint32 (m N,), for each piece all rows, by key, then ascending.
+    """
+
+    pieces: tuple[slice, ...]
+    bases: tuple[int, ...]
+    starts: NDArray[np.unsignedinteger]
+    rows: NDArray[np.uint32]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits of each piece."""
+        return tuple(piece.stop - piece.start for piece in self.pieces)
+
+    def spans(self, query: NDArray[np.uint8], radius: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where in `rows` the spans begin and end whose codes may lie within `radius` of one code (K/8,)."""
+        value = int.from_bytes(query.tobytes(), "little")
+        parts = zip(self.pieces, self.widths, self.bases, strict=True)
+        addresses = [base | (value >> piece.start) & ((1 << width) - 1) for piece, width, base in parts]
+        numbers, masks = probes(self.widths, radius)
+        keys = np.array(addresses)[numbers] ^ masks
+        return self.starts.take(keys).astype(np.int64), self.starts.take(keys + 1).astype(np.int64)
 
 
 class MultiIndex(RangeIndex):
@@ -21,10 +53,12 @@ class MultiIndex(RangeIndex):
     A code is cut in m pieces. Let r = m s + a with 0 <= a < m. Codes within distance r of each other agree, up to s
     bits, in one of the first a + 1 pieces, or, up to s - 1 bits, in one of the others: were all of those farther, the
     distance would be at least (a + 1)(s + 1) + (m - a - 1) s = r + 1. So the rows that share such a piece are the only
-    candidates, and their true distances decide. With m = K / log2(N) pieces, as in the paper, a key has about one row.
-    Where looking up keys would cost more than comparing all codes, all codes are compared.
+    candidates, and their true distances decide. With pieces of about log2(N) bits, as in the paper, a key has a few
+    rows. Where keys and candidates would cost more than comparing all codes, all codes are compared.
 
-    The tables are built at the first search after a change.
+    A key is an address in a table, and the tables of all pieces lie in one array, so that a query is a few calls. They
+    take 4 bytes an item and piece, and up to 8 more for the keys: several times the room of the codes. They are built
+    at the first search after a change.
 
     Args:
         code_length: K, in bits, a positive multiple of 8.
@@ -33,27 +67,23 @@ class MultiIndex(RangeIndex):
     def __init__(self, code_length: int) -> None:
         super().__init__(code_length)
         self._packed = np.empty((0, code_length // 8), np.uint8)
-        self._tables: list[tuple[slice, NDArray[np.uint32], NDArray[np.uint32]]] = []
+        self._tables: Tables | None = None
 
     def _codes(self) -> NDArray[np.uint8]:
         return self._packed
 
     def _set_codes(self, packed: NDArray[np.uint8]) -> None:
         self._packed = np.ascontiguousarray(packed)
-        self._tables = []
+        self._tables = None
 
     def _append(self, packed: NDArray[np.uint8]) -> None:
         self._set_codes(np.concatenate([self._packed, packed]))
 
     def _near(self, query: NDArray[np.uint8], radius: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        if not self._tables:
-            self._build()
         candidates = self._candidates(query, radius)
         if candidates is None:
             return super()._near(query, radius)
-        distances = distances_to(query, self._packed[candidates])
-        nearest, places = by_distance(distances, np.flatnonzero(distances <= radius))
-        return nearest, candidates[places]
+        return near_among(candidates, query, self._packed, radius)
 
     def _nearest(self, packed: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         found = [self._nearest_to(query, k) for query in packed]
@@ -61,53 +91,115 @@ class MultiIndex(RangeIndex):
 
     def _nearest_to(self, query: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Widen the radius until it holds k rows: all at that distance are then known, and ties are exact."""
-        if not self._tables:
-            self._build()
-        step = len(self._tables)  # one more bit a piece
+        step = len(self._built().pieces)  # one more bit a piece
         for radius in range(step - 1, self._code_length, step):
-            if self._candidates_cost(radius) > len(self):
+            candidates = self._candidates(query, radius)
+            if candidates is None:
                 break
-            distances, rows = self._near(query, radius)
+            distances, rows = near_among(candidates, query, self._packed, radius)
             if len(rows) >= k:
                 return distances[:k], rows[:k]
         return nearest_rows(distances_to(query, self._packed), k)
 
-    def _build(self) -> None:
-        pieces = max(1, round(self._code_length / max(1.0, math.log2(len(self)))))
-        pieces = max(pieces, math.ceil(self._code_length / _MOST_BITS))
-        edges = np.linspace(0, self._code_length, pieces + 1).round().astype(int).tolist()
-        for start, end in pairwise(edges):
-            keys = piece_keys(self._packed, slice(start, end))
-            order = np.argsort(keys, kind="stable").astype(np.uint32)
-            self._tables.append((slice(start, end), keys[order], order))
-
-    def _probe_bits(self, radius: int) -> list[int]:
-        """Return for each piece how many of its bits may differ; -1 for a piece that need not be looked up."""
-        each, rest = divmod(radius, len(self._tables))
-        return [each if place <= rest else each - 1 for place in range(len(self._tables))]
-
-    def _candidates_cost(self, radius: int) -> int:
-        """Return how many keys a search within `radius` looks up."""
-        widths = [piece.stop - piece.start for piece, _, _ in self._tables]
-        pairs = zip(widths, self._probe_bits(radius), strict=True)
-        return sum(math.comb(width, flips) for width, most in pairs for flips in range(min(width, most) + 1))
-
-    def _candidates(self, query: NDArray[np.uint8], radius: int) -> NDArray[np.int64] | None:
-        """Return the rows, ascending, that may lie within `radius`; none where comparing all codes costs less."""
-        if self._candidates_cost(radius) > len(self):
+    def _candidates(self, query: NDArray[np.uint8], radius: int) -> NDArray[np.uint32] | None:
+        """Return rows that may lie within `radius`, some twice; none where comparing all codes costs less."""
+        tables, most = self._built(), len(self) // _SCANNED
+        if count_probes(tables.widths, radius) > most:
             return None
-        spans, total = [], 0
-        for (piece, keys, order), most in zip(self._tables, self._probe_bits(radius), strict=True):
-            if most < 0:
-                continue
-            width = piece.stop - piece.start
-            wanted = piece_keys(query[None], piece)[0] ^ flip_masks(width, min(width, most))
-            starts, ends = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
-            total += int((ends - starts).sum())
-            if total > len(self):
-                return None
-            spans.append(order[spans_to_places(starts, ends)])
-        return np.unique(np.concatenate(spans)).astype(np.int64)
+        starts, ends = tables.spans(query, radius)
+        if int((ends - starts).sum()) > most:
+            return None
+        return tables.rows.take(spans_to_places(starts, ends))
+
+    def _built(self) -> Tables:
+        if self._tables is None:
+            self._tables = build_tables(self._packed)
+        return self._tables
+
+
+def build_tables(packed: NDArray[np.uint8]) -> Tables:
+    """Return the tables of codes (N, K/8), N at least 1, with no more than about 2 N keys a piece."""
+    count, code_length = len(packed), 8 * packed.shape[1]
+    pieces = math.ceil(code_length / (math.log2(count) + 1))
+    width, wider = divmod(code_length, pieces)
+    widths = [width + 1] * wider + [width] * (pieces - wider)
+    edges = pairwise(accumulate(widths, initial=0))
+    *bases, keys_in_all = accumulate((1 << width for width in widths), initial=0)
+    starts = np.empty(keys_in_all + 1, dtype=np.min_scalar_type(pieces * count))
+    starts[-1] = pieces * count
+    rows = np.empty(pieces * count, dtype=np.uint32)
+    slices = tuple(slice(start, end) for start, end in edges)
+    for number, (piece, base) in enumerate(zip(slices, bases, strict=True)):
+        keys, first = piece_keys(packed, piece), number * count
+        rows[first : first + count] = rows_by_key(keys)
+        counts = np.bincount(keys, minlength=1 << (piece.stop - piece.start))
+        starts[base : base + len(counts)] = first + np.cumsum(counts) - counts
+    return Tables(slices, tuple(bases), starts, rows)
+
+
+def rows_by_key(keys: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the rows of keys (N,) by key, then ascending: one sort of key and row as a single number.
+
+    >>> rows_by_key(np.array([7, 2, 7, 0], np.uint32)).tolist()
+    [3, 1, 0, 2]
+    """
+    both = keys.astype(np.uint64) << np.uint64(32)
+    both |= np.arange(len(keys), dtype=np.uint64)
+    both.sort()
+    return both.astype(np.uint32)
+
+
+def near_among(
+    candidates: NDArray[np.uint32], query: NDArray[np.uint8], packed: NDArray[np.uint8], radius: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return distances and rows of the candidates within `radius` of one code, each once, by distance, then by row."""
+    distances = distances_to(query, packed.take(candidates, axis=0))  # five times as fast as packed[candidates]
+    near = np.flatnonzero(distances <= radius)
+    rows, places = np.unique(candidates[near], return_index=True)
+    nearest, order = by_distance(distances[near[places]], np.arange(len(rows)))
+    return nearest, rows[order].astype(np.int64)
+
+
+def flips_of(pieces: int, radius: int) -> list[int]:
+    """Return for each piece how many of its bits may differ; -1 for a piece that need not be looked up.
+
+    >>> flips_of(3, 7), flips_of(3, 1)
+    ([2, 2, 1], [0, 0, -1])
+    """
+    each, rest = divmod(radius, pieces)
+    return [each if place <= rest else each - 1 for place in range(pieces)]
+
+
+def count_probes(widths: tuple[int, ...], radius: int) -> int:
+    """Return how many keys a search within `radius` looks up.
+
+    >>> count_probes((3, 2), 2)
+    5
+    """
+    pairs = zip(widths, flips_of(len(widths), radius), strict=True)
+    return sum(math.comb(width, flips) for width, most in pairs for flips in range(min(width, most) + 1))
+
+
+@lru_cache(32)
+def probes(widths: tuple[int, ...], radius: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return for each key that a search within `radius` looks up its piece, and the bits flipped in it.
+
+    >>> [part.tolist() for part in probes((3, 2), 2)]
+    [[0, 0, 0, 0, 1], [0, 1, 2, 4, 0]]
+    """
+    pairs = zip(widths, flips_of(len(widths), radius), strict=True)
+    masks = [flip_masks(width, most) for width, most in pairs]
+    numbers = np.repeat(np.arange(len(widths)), [len(part) for part in masks])
+    return numbers, np.concatenate(masks)
+
+
+def flip_masks(width: int, most: int) -> NDArray[np.int64]:
+    """Return every number of `width` bits with at most `most` of them set.
+
+    >>> flip_masks(3, 1).tolist()
+    [0, 1, 2, 4]
+    """
+    return np.flatnonzero(np.bitwise_count(np.arange(1 << width)).astype(np.int8) <= most)
 
 
 def piece_keys(packed: NDArray[np.uint8], piece: slice) -> NDArray[np.uint32]:
@@ -123,19 +215,6 @@ def piece_keys(packed: NDArray[np.uint8], piece: slice) -> NDArray[np.uint32]:
         keys |= packed[:, place].astype(np.uint64) << np.uint64(8 * (place - first))
     width = piece.stop - piece.start
     return ((keys >> np.uint64(piece.start - 8 * first)) & np.uint64((1 << width) - 1)).astype(np.uint32)
-
-
-@lru_cache(256)
-def flip_masks(width: int, most: int) -> NDArray[np.uint32]:
-    """Return every number of `width` bits with at most `most` of them set.
-
-    >>> flip_masks(3, 1).tolist()
-    [0, 1, 2, 4]
-    """
-    masks = [0]
-    for count in range(1, most + 1):
-        masks += [sum(1 << bit for bit in bits) for bits in combinations(range(width), count)]
-    return np.array(masks, dtype=np.uint32)
 
 
 def spans_to_places(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
