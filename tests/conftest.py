@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from servers import address, milvus, postgresql, remote, scheme
 
 from saat.cli import main
 from saat.data.fashion import CLASS_NAMES, read_fashion
 
+__all__ = ["address", "milvus", "postgresql", "remote", "scheme"]  # fixtures: servers, started when a test first asks
 COUNT = 60
 
 

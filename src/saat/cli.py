@@ -29,6 +29,7 @@ from saat.recipes import (
     index,
     leaderboard,
     plant,
+    push,
     report,
     search,
     serve,
@@ -38,11 +39,12 @@ from saat.recipes import (
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, what it calls, and its published settings."""
+    """A command: its options, what it calls, its published settings, and an option whose name may be left out."""
 
     config: type[Any]
     run: Callable[[Any], object]
     presets: Mapping[str, dict[str, Any]]
+    first: str | None = None
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -59,6 +61,7 @@ COMMANDS: Mapping[str, Command] = {
     "index build": Command(index.BuildConfig, index.build, {}),
     "index add": Command(index.AddConfig, index.add, {}),
     "index remove": Command(index.RemoveConfig, index.remove, {}),
+    "index push": Command(push.PushConfig, push.push, {}, first="index"),
     "index info": Command(index.InfoConfig, index.info, {}),
     "index verify": Command(index.VerifyConfig, index.verify, {}),
     "search": Command(search.SearchConfig, search.search, {}),
@@ -155,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     jsonargparse.set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
     rest = [decimal(word) for word in given[len(words.split()) :]]
+    first = COMMANDS[words].first
+    if first is not None and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{first}={rest[0]}"
     parser = make_parser(_preset_of(rest), words)
     try:
         options = parser.parse_args(rest)

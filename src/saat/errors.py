@@ -20,6 +20,10 @@ class DataError(SaatError):
     """A data set cannot be read, or does not hold what it should."""
 
 
+class ServerError(DataError):
+    """A server that holds an index does not answer, or answers with an error."""
+
+
 class CheckpointError(SaatError):
     """A checkpoint or a resume state is missing, damaged, or of another model or run."""
 

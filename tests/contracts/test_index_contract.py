@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,16 @@ from saat.index.recall import recall_at
 
 EXACT = [name for name, kind in INDEXES.items() if kind.exact]
 APPROXIMATE = [name for name, kind in INDEXES.items() if not kind.exact]
+SERVERS = ("milvus", "postgresql")
+EVERY = [*INDEXES, *(pytest.param(name, marks=pytest.mark.servers) for name in SERVERS)]
 Hits = list[list[tuple[int, int]]]
+Make = Callable[[str, int], HammingIndex]
+
+
+@pytest.fixture
+def make(remote: Callable[[str, int], Any]) -> Make:
+    """Return a way to make an empty index of a name and a code length, in memory or on a server."""
+    return lambda name, code_length: (remote if name in SERVERS else make_index)(name, code_length)
 
 
 def naive(packed: NDArray[np.uint8], ids: NDArray[np.int64], queries: NDArray[np.uint8], k: int) -> Hits:
@@ -80,6 +91,20 @@ def test_exact_to_the_last_tie(name: str, seed: int, count: int, width: int, dis
     assert hits_of(index, queries, k) == naive(packed[kept], ids[kept], queries, k)
 
 
+@pytest.mark.parametrize(("width", "distinct"), [(3, 1), (8, 40)])
+def test_servers_are_exact_to_the_last_tie(scheme: str, width: int, distinct: int, make: Make) -> None:
+    packed, ids = random_items(7, count=300, width=width, distinct=distinct)
+    flat, index = FlatIndex(8 * width), make(scheme, 8 * width)
+    queries = np.concatenate([packed[:2], ~packed[:1]])
+    for each in (flat, index):
+        each.add(packed[150:], ids[150:])
+        each.add(packed[:150], ids[:150])
+        assert each.remove(np.append(ids[::3], 10**9)) == 100
+        assert len(each) == 200
+    for k in (1, 7, 199, 250):
+        assert hits_of(index, queries, k) == hits_of(flat, queries, k)
+
+
 @pytest.mark.parametrize("name", [name for name in EXACT if name != "flat"])
 @pytest.mark.parametrize("distinct", [3, 1000])
 def test_exact_among_many(name: str, distinct: int) -> None:
@@ -93,9 +118,9 @@ def test_exact_among_many(name: str, distinct: int) -> None:
         assert hits_of(index, queries, k) == hits_of(flat, queries, k)
 
 
-@pytest.mark.parametrize("name", INDEXES)
-def test_empty_then_filled_then_empty(name: str) -> None:
-    index = make_index(name, 16)
+@pytest.mark.parametrize("name", EVERY)
+def test_empty_then_filled_then_empty(name: str, make: Make) -> None:
+    index = make(name, 16)
     queries = np.zeros((2, 2), np.uint8)
     none = index.search(queries, 3)
     assert (none.ids == -1).all()
@@ -110,9 +135,9 @@ def test_empty_then_filled_then_empty(name: str) -> None:
     assert (index.search(queries, 3).ids == -1).all()
 
 
-@pytest.mark.parametrize("name", INDEXES)
-def test_mistakes_are_named(name: str) -> None:
-    index = make_index(name, 16)
+@pytest.mark.parametrize("name", EVERY)
+def test_mistakes_are_named(name: str, make: Make) -> None:
+    index = make(name, 16)
     packed, ids = np.zeros((2, 2), np.uint8), np.array([0, 7])
     index.add(packed, ids)
     with pytest.raises(TypeError, match="`packed` is uint8; got float32"):
@@ -249,7 +274,7 @@ def test_unknown_names_list_near_ones() -> None:
 
 
 def test_the_index_needs_no_torch() -> None:
-    modules = ("catalog", "storage", "where", "recall")
+    modules = ("catalog", "storage", "where", "recall", "push")
     lines = [f"import saat.index.{name}" for name in modules]
     code = "; ".join([*lines, "import sys", "assert 'torch' not in sys.modules"])
     subprocess.run([sys.executable, "-c", code], check=True)

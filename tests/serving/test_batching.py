@@ -41,21 +41,46 @@ def test_while_a_batch_runs_the_next_one_gathers() -> None:
     assert batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_a_batch_waits_for_those_who_come_soon() -> None:
+def test_a_batch_waits_for_those_on_the_way_and_for_nobody_else() -> None:
     sizes: list[int] = []
 
     async def scenario() -> None:
         batcher: Batcher[int, int] = Batcher(list, wait=5.0, most=3, seen=sizes.append)
         batcher.start()
-        tasks = []
-        for number in range(3):
-            tasks.append(asyncio.create_task(batcher.ask(number)))
-            await asyncio.sleep(0.01)
-        assert await asyncio.gather(*tasks) == [0, 1, 2]
+
+        async def come(number: int, *, after: float) -> int:
+            batcher.enter()
+            try:
+                await asyncio.sleep(after)
+                return await batcher.ask(number)
+            finally:
+                batcher.leave()
+
+        assert await come(0, after=0.0) == 0
+        assert await asyncio.gather(come(1, after=0.0), come(2, after=0.05)) == [1, 2]
+        many = [come(number, after=0.01 * number) for number in range(3, 7)]
+        assert await asyncio.gather(*many) == [3, 4, 5, 6]  # three make a batch full
+        gone = asyncio.create_task(come(7, after=9.0))
+        stays = asyncio.create_task(come(8, after=0.0))
+        await asyncio.sleep(0.05)
+        assert not stays.done()
+        gone.cancel()
+        assert await stays == 8
         await batcher.stop()
 
     run(scenario)
-    assert sizes == [3]
+    assert sizes == [1, 2, 3, 1, 1]
+
+
+def test_a_batch_does_not_wait_for_ever() -> None:
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher(list, wait=0.02)
+        batcher.start()
+        batcher.enter(2)  # the second never comes
+        assert await batcher.ask(1) == 1
+        await batcher.stop()
+
+    run(scenario)
 
 
 def test_room_is_taken_and_given_back() -> None:

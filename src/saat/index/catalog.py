@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from saat.errors import check_choice
+from saat.errors import ArgumentError, check_choice
+from saat.index.address import parse_address
 from saat.index.base import HammingIndex
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex
 from saat.index.flat import FlatIndex
+from saat.index.milvus import MilvusIndex
 from saat.index.multi_index import MultiIndex
+from saat.index.pgvector import PgvectorIndex
+from saat.index.remote import RemoteIndex
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,22 @@ def make_index(name: str, code_length: int, *, threads: int = 1) -> HammingIndex
     """
     check_choice("backend", name, INDEXES)
     return INDEXES[name].make(code_length, threads)
+
+
+def open_remote(text: str, *, approximate: bool = False) -> RemoteIndex[Any]:
+    """Return the index at an address, or the place for one.
+
+    Args:
+        text: the address.
+        approximate: search by the graph, which PostgreSQL alone may have.
+
+    Raises:
+        ArgumentError: `text` is no address, its client is not installed, or there is no such graph.
+        DataError: the server does not answer.
+    """
+    address = parse_address(text)
+    if address.scheme == "postgresql":
+        return PgvectorIndex(address, approximate=approximate)
+    if approximate:
+        raise ArgumentError(f"`backend` hnsw is for PostgreSQL and folders; {address} is searched exactly")
+    return MilvusIndex(address)

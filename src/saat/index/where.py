@@ -5,7 +5,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +34,39 @@ _TOKEN = re.compile(
 )
 RULE = "column, one of " + " ".join(OPERATORS) + ", then a number, a quoted text, true or false; joined by and, or, ( )"
 MOST_DEPTH = 50  # of parentheses, so that a long row of them is an error and no overflow
+Literal = str | int | float | bool
+Term = TypeVar("Term")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A column compared with a literal.
+
+    Args:
+        column: its name.
+        sign: one of `OPERATORS`.
+        literal: that stands right.
+    """
+
+    column: str
+    sign: str
+    literal: Literal
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Conditions joined by one word.
+
+    Args:
+        word: and, or.
+        parts: at least two.
+    """
+
+    word: str
+    parts: tuple[Condition, ...]
+
+
+Condition = Comparison | Joined
 
 
 def select(table: pa.Table, where: str) -> pa.Table:
@@ -46,12 +81,68 @@ def select(table: pa.Table, where: str) -> pa.Table:
     >>> select(table, "label != 'dog' or id > 2").column("id").to_pylist()
     [1, 3]
     """
-    expression = _Parser(where, table.column_names).parse()
+    condition = parse(where, table.column_names)
     try:
-        return table.filter(expression)
-    except (pa.ArrowException, TypeError) as error:
+        return table.filter(_expression(condition, table.schema))
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         kinds = ", ".join(f"{field.name} is {field.type}" for field in table.schema)
         raise ArgumentError(f"`where` compares a column with its own kind ({kinds}); got {where!r}: {error}") from error
+
+
+def parse(where: str, columns: Sequence[str]) -> Condition:
+    """Return the condition that `where` says.
+
+    Raises:
+        ArgumentError: `where` breaks the grammar, or names none of `columns`.
+
+    >>> parse("label == 'cat'", ["label"])
+    Comparison(column='label', sign='==', literal='cat')
+    """
+    return _Parser(where, columns).parse()
+
+
+def narrowed(
+    condition: Condition, term: Callable[[Comparison], Term | None], join: Callable[[str, list[Term]], Term]
+) -> tuple[Term | None, bool]:
+    """Translate a condition to another language, as far as that can say it.
+
+    Args:
+        condition: to translate.
+        term: a comparison -> its translation, or none where there is none.
+        join: (and or or, translations) -> them joined.
+
+    Returns:
+        A translation that holds for every item of the condition, none if that is all items; and whether it holds for no
+        others. There is no `not` in the grammar, so leaving out a part of an `and` can only widen it.
+
+    >>> both = parse("a == 1 and b contains 'x'", ["a", "b"])
+    >>> narrowed(both, lambda part: part.column if part.sign == "==" else None, lambda word, parts: word.join(parts))
+    ('a', False)
+    """
+
+    def translate(condition: Condition) -> tuple[Term | None, bool]:
+        if isinstance(condition, Comparison):
+            said = term(condition)
+            return said, said is not None
+        parts = [translate(part) for part in condition.parts]
+        exact = all(whole for _, whole in parts)
+        kept = [said for said, _ in parts if said is not None]
+        if not kept or (condition.word == "or" and len(kept) < len(parts)):
+            return None, exact
+        return (kept[0] if len(kept) == 1 else join(condition.word, kept)), exact
+
+    return translate(condition)
+
+
+def _expression(condition: Condition, schema: pa.Schema) -> Any:
+    """Return the condition as pyarrow filters by it."""
+    if isinstance(condition, Comparison):
+        column, literal = pc.field(condition.column), condition.literal
+        if isinstance(literal, float) and pa.types.is_integer(schema.field(condition.column).type):
+            column = column.cast(pa.float64(), safe=False)  # pyarrow would take float32, and refuse large integers
+        return OPERATORS[condition.sign](column, literal)
+    parts = [_expression(part, schema) for part in condition.parts]
+    return reduce({"and": operator.and_, "or": operator.or_}[condition.word], parts)
 
 
 class _Parser:
@@ -86,34 +177,34 @@ class _Parser:
             return True
         return False
 
-    def parse(self) -> Any:
-        expression = self._any()
+    def parse(self) -> Condition:
+        condition = self._any()
         if self._place < len(self._tokens):
             raise self._wrong(self._tokens[self._place][1])
-        return expression
+        return condition
 
-    def _any(self) -> Any:
-        expression = self._all()
-        while self._follows("or"):
-            expression = expression | self._all()
-        return expression
+    def _any(self) -> Condition:
+        return self._joined("or", self._all)
 
-    def _all(self) -> Any:
-        expression = self._one()
-        while self._follows("and"):
-            expression = expression & self._one()
-        return expression
+    def _all(self) -> Condition:
+        return self._joined("and", self._one)
 
-    def _one(self) -> Any:
+    def _joined(self, word: str, part: Callable[[], Condition]) -> Condition:
+        parts = [part()]
+        while self._follows(word):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Joined(word, tuple(parts))
+
+    def _one(self) -> Condition:
         if self._follows("("):
             self._depth += 1
             if self._depth > MOST_DEPTH:
                 raise self._wrong("(")
-            expression = self._any()
+            condition = self._any()
             if not self._follows(")"):
                 raise self._wrong(self._take()[1])
             self._depth -= 1
-            return expression
+            return condition
         kind, column = self._take()
         if kind != "word":
             raise self._wrong(column)
@@ -124,9 +215,9 @@ class _Parser:
         literal = self._literal()
         if sign == "contains" and not isinstance(literal, str):
             raise self._wrong(str(literal))
-        return OPERATORS[sign](pc.field(column), literal)
+        return Comparison(column, sign, literal)
 
-    def _literal(self) -> str | int | float | bool:
+    def _literal(self) -> Literal:
         kind, text = self._take()
         if kind == "text":
             return re.sub(r"\\(.)", r"\1", text[1:-1])

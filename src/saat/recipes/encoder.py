@@ -21,7 +21,14 @@ from saat.data.collection import Content
 from saat.data.decoding import Decoded, decode_rows, open_image, resize_image
 from saat.hamming import sign_codes
 from saat.index.content import ModelKey
-from saat.models.checkpoint import load_checkpoint, weights_checksum
+from saat.models.checkpoint import (
+    DATABASE_FOLDER,
+    Card,
+    load_checkpoint,
+    load_database_model,
+    read_card,
+    weights_checksum,
+)
 from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.items import Items
 from saat.runtime import atomic_write, progress
@@ -34,10 +41,10 @@ class Encoder:
     """A model with the size of the images it takes.
 
     Args:
-        model: in eval mode, on its device.
+        model: in eval mode, its weights fixed, on its device.
         image_size: height and width, in pixels.
         crop_border: pixels cut off each side before resizing.
-        key: names the model in an index.
+        key: names the model of the database in an index.
     """
 
     model: HashModel
@@ -65,20 +72,48 @@ class Encoder:
         return WORK + hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def load_encoder(checkpoint: Path, model: str | None, *, device: torch.device) -> Encoder:
-    """Load the encoder of a checkpoint.
+@dataclass(frozen=True)
+class Encoders:
+    """The two encoders of a checkpoint, with one key: codes of either belong in one index.
+
+    Args:
+        query: of what is searched with.
+        items: of what is searched; `query` itself but for a checkpoint of a model for queries only.
+    """
+
+    query: Encoder
+    items: Encoder
+
+
+def load_encoders(checkpoint: Path, model: str | None, *, device: torch.device) -> Encoders:
+    """Load the encoders of a checkpoint.
 
     Args:
         checkpoint: its folder.
         model: `package.module:factory`, for a checkpoint of a model of the user's own.
-        device: where the model goes.
+        device: where the models go.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged or of another model.
+        CheckpointError: the checkpoint, or the one in its folder `database`, is missing, damaged or of another model.
     """
-    hash_model, card = load_checkpoint(checkpoint, model_factory=model)
-    key = ModelKey(weights_checksum(hash_model), hash_model.code_length, str(checkpoint.absolute()))
-    return Encoder(hash_model.to(device), card.image_size, int(card.data.get("crop_border", 0)), key)
+    query_model, card = load_checkpoint(checkpoint, model_factory=model)
+    items_model = load_database_model(checkpoint, query_model, card, model_factory=model)
+    key = ModelKey(weights_checksum(items_model), items_model.code_length, str(checkpoint.absolute()))
+    query = _encoder(query_model, card, key, device)
+    if items_model is query_model:
+        return Encoders(query, query)
+    return Encoders(query, _encoder(items_model, read_card(checkpoint / DATABASE_FOLDER), key, device))
+
+
+def load_encoder(checkpoint: Path, model: str | None, *, device: torch.device) -> Encoder:
+    """Load the encoder of queries; see `load_encoders`."""
+    return load_encoders(checkpoint, model, device=device).query
+
+
+def _encoder(model: HashModel, card: Card, key: ModelKey, device: torch.device) -> Encoder:
+    # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
+    fixed = model.to(device).requires_grad_(False)
+    return Encoder(fixed, card.image_size, int(card.data.get("crop_border", 0)), key)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from saat.errors import ArgumentError, DataError, check_at_least
+from saat.index.address import is_address
+from saat.index.catalog import open_remote
 from saat.index.content import IndexContent
 from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, update_index, verify_index
 from saat.index.where import select
-from saat.recipes.encoder import Encoded, Encoder, encode_items, load_encoder, remove_work
+from saat.recipes.encoder import Encoded, Encoder, encode_items, load_encoders, remove_work
 from saat.recipes.items import Items, read_items
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
@@ -50,7 +52,8 @@ class AddConfig(RunOptions):
     Args:
         index: folder of the index.
         images: as in `saat index build`.
-        checkpoint: of the model that the index was built with, if its folder has moved.
+        checkpoint: of the model that the index was built with, or hardened from it for queries only; needed if the
+            checkpoint that the index names has moved.
         model: your own model: package.module:factory.
         batch_size: images at a time; a stop costs at most so many.
     """
@@ -91,11 +94,11 @@ class InfoConfig:
     """Describe an index: items, model, columns, files.
 
     Args:
-        index: folder of the index.
+        index: folder of the index, or the address that `saat index push` moved it to.
         quiet: print nothing.
     """
 
-    index: Path
+    index: str | Path
     quiet: bool = False
 
 
@@ -120,7 +123,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         )
     device = config.start()
     items = read_items(config.images)
-    encoder = load_encoder(config.checkpoint, config.model, device=device)
+    encoder = load_encoders(config.checkpoint, config.model, device=device).items
     encoded = _encode(items, encoder, config.out, config.batch_size, quiet=config.quiet)
     if not encoded.rows:
         raise DataError(f"at least one image can be decoded; all {len(items)} failed, first {encoded.damaged[0]}")
@@ -134,7 +137,7 @@ def add(config: AddConfig) -> dict[str, Any]:
     """Add by `config`, print what was done, and return it."""
     device = config.start()
     content = read_index(config.index)
-    encoder = load_encoder(config.checkpoint or Path(content.model.checkpoint), config.model, device=device)
+    encoder = load_encoders(config.checkpoint or Path(content.model.checkpoint), config.model, device=device).items
     content.model.check(encoder.key)
     found = read_items(config.images)
     items = found.take(_new_rows(content, found.paths))
@@ -166,7 +169,10 @@ def remove(config: RemoveConfig) -> dict[str, Any]:
 
 def info(config: InfoConfig) -> dict[str, Any]:
     """Print what the manifest of an index says, and return it with the columns of its metadata."""
-    manifest, content = read_manifest(config.index), read_index(config.index)
+    if is_address(config.index):
+        return _remote_info(config)
+    folder = Path(config.index)
+    manifest, content = read_manifest(folder), read_index(folder)
     columns = {field.name: str(field.type) for field in content.metadata.schema}
     report = asdict(manifest) | {"columns": columns, "distinct_codes": len(np.unique(content.packed, axis=0))}
     if not config.quiet:
@@ -183,6 +189,24 @@ def info(config: InfoConfig) -> dict[str, Any]:
         ]
         print_table(f"Index {config.index}", ("", "what it holds"), rows)
     return report
+
+
+def _remote_info(config: InfoConfig) -> dict[str, Any]:
+    with open_remote(str(config.index)) as remote:
+        manifest, count = remote.manifest, len(remote)
+    columns = {field.name: str(field.type) for field in manifest.schema}
+    if not config.quiet:
+        rows = [
+            ("items", f"{count:,}"),
+            ("code length", f"{manifest.model.code_length} bits"),
+            ("model", f"{manifest.model.weights} from {manifest.model.checkpoint}"),
+            ("columns", ", ".join(f"{name} ({kind})" for name, kind in columns.items())),
+            ("created", manifest.created),
+            ("last push", "complete" if manifest.complete else "stopped; give the same `saat index push` again"),
+        ]
+        print_table(f"Index {remote.address}", ("", "what it holds"), rows)
+    kept = {"created": manifest.created, "next_id": manifest.next_id, "complete": manifest.complete}
+    return kept | {"count": count, "model": asdict(manifest.model), "columns": columns}
 
 
 def verify(config: VerifyConfig) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
-from saat.index.base import HammingIndex
-from saat.index.catalog import INDEXES, make_index
-from saat.index.content import IndexContent
+from saat.index.address import is_address
+from saat.index.base import HammingIndex, SearchResult
+from saat.index.catalog import INDEXES, make_index, open_remote
+from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
 from saat.index.where import select
@@ -26,6 +27,7 @@ from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
 
 FORMATS = ("table", "json", "sheet")
+BACKEND = "faiss"  # of a folder, where none is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,31 +35,33 @@ class SearchConfig(RunOptions):
     """Find the images of an index that are nearest to an image.
 
     Args:
-        index: folder of the index.
+        index: folder of the index, or the address that `saat index push` moved it to.
         image: an image file.
         k: how many results.
         where: only items of this condition, such as "label == 'cat' and price < 20".
         format: table, json, or sheet: a picture of the results.
         out: PNG file of the sheet.
-        backend: faiss, flat or multi-index, which are exact; hnsw or ivf, which are not.
-        checkpoint: of the model that the index was built with, if its folder has moved.
+        backend: faiss (the default), flat or multi-index, which are exact; hnsw or ivf, which are not. An address is
+            searched exactly by its server; with hnsw, by the graph of PostgreSQL.
+        checkpoint: of the model that the index was built with, if its folder has moved; or of one that was hardened
+            from it for queries only.
         model: your own model: package.module:factory.
     """
 
-    index: Path
+    index: str | Path
     image: Path
     k: int = 10
     where: str | None = None
     format: str = "table"
     out: Path | None = None
-    backend: str = "faiss"
+    backend: str | None = None
     checkpoint: Path | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
         check_at_least("k", self.k, 1)
         check_choice("format", self.format, FORMATS)
-        check_choice("backend", self.backend, INDEXES)
+        check_choice("backend", self.backend or BACKEND, ("hnsw", BACKEND) if is_address(self.index) else INDEXES)
         if (self.format == "sheet") != (self.out is not None):
             raise ArgumentError(f"`out` is the PNG file of `format` sheet; got {self.out} with {self.format}")
 
@@ -65,29 +69,58 @@ class SearchConfig(RunOptions):
 def search(config: SearchConfig) -> list[dict[str, Any]]:
     """Search by `config`, print or draw the results, and return them: rank, id, distance and metadata of each."""
     device = config.start()
-    content = read_index(config.index)
-    encoder = load_encoder(config.checkpoint or Path(content.model.checkpoint), config.model, device=device)
-    content.model.check(encoder.key)
+    looking = _search_server if is_address(config.index) else _search_folder
+    query, hits, where = looking(config, device)
+    if config.out is not None:
+        write_sheet(config.out, query, hits)
+    if not config.quiet:
+        print_hits(config, hits, where)
+    return hits
+
+
+def _search_folder(config: SearchConfig, device: torch.device) -> tuple[bytes, list[dict[str, Any]], str]:
+    """Return the query's content, the hits, and the name of the place."""
+    content = read_index(Path(config.index))
+    query, packed = _encoded(config, content.model, device)
+    if config.where is not None:
+        content = content.only(select(content.metadata, config.where).column("id").to_numpy())
+    threads, backend = torch.get_num_threads(), config.backend or BACKEND
+    index = filled(backend, content, threads=threads)
+    hits = find(content, index, packed, k=config.k)
+    if len(content) and not INDEXES[backend].exact and not config.quiet:
+        _tell_recall(backend, index, filled("faiss", content, threads=threads), packed, config.k)
+    return query, hits, str(config.index)
+
+
+def _search_server(config: SearchConfig, device: torch.device) -> tuple[bytes, list[dict[str, Any]], str]:
+    """Return the query's content, the hits, and the name of the place."""
+    approximate = config.backend == "hnsw"
+    with open_remote(str(config.index), approximate=approximate) as remote:
+        remote.check_complete()
+        query, packed = _encoded(config, remote.manifest.model, device)
+        result, content = remote.find(packed, config.k, where=config.where)
+        if approximate and len(remote) and config.where is None and not config.quiet:
+            with open_remote(str(config.index)) as exact:
+                _tell_recall("hnsw", remote, exact, packed, config.k)
+        return query, _rows(content, result), str(remote.address)
+
+
+def _encoded(config: SearchConfig, model: ModelKey, device: torch.device) -> tuple[bytes, NDArray[np.uint8]]:
+    """Return the content of the query, and its packed code (1, K/8) by the model of the index."""
+    encoder = load_encoder(config.checkpoint or Path(model.checkpoint), config.model, device=device)
+    model.check(encoder.key)
     try:
         query = config.image.read_bytes()
-        packed = encoder.encode_content(query)
+        return query, encoder.encode_content(query)
     except OSError as error:
         raise DataError(f"`image` is an image file; {config.image}: {error.strerror}") from error
     except DataError as error:
         raise DataError(f"`image` is an image file; {config.image}: {error}") from error
-    if config.where is not None:
-        content = content.only(select(content.metadata, config.where).column("id").to_numpy())
-    threads = torch.get_num_threads()
-    index = filled(config.backend, content, threads=threads)
-    hits = find(content, index, packed, k=config.k)
-    if len(content) and not INDEXES[config.backend].exact and not config.quiet:
-        recall = recall_at(index, filled("faiss", content, threads=threads), packed, k=config.k)
-        print(f"{config.backend} is approximate: it found {recall:.3f} of the nearest", file=sys.stderr)
-    if config.out is not None:
-        write_sheet(config.out, query, hits)
-    if not config.quiet:
-        print_hits(config, hits)
-    return hits
+
+
+def _tell_recall(name: str, index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], k: int) -> None:
+    recall = recall_at(index, exact, packed, k=k)
+    print(f"{name} is approximate: it found {recall:.3f} of the nearest", file=sys.stderr)
 
 
 def filled(name: str, content: IndexContent, *, threads: int) -> HammingIndex:
@@ -99,7 +132,10 @@ def filled(name: str, content: IndexContent, *, threads: int) -> HammingIndex:
 
 def find(content: IndexContent, index: HammingIndex, packed: NDArray[np.uint8], *, k: int) -> list[dict[str, Any]]:
     """Return rank, id, distance and metadata of the `k` items nearest to one packed code (1, K/8)."""
-    result = index.search(packed, min(k, max(1, len(content))))
+    return _rows(content, index.search(packed, min(k, max(1, len(content)))))
+
+
+def _rows(content: IndexContent, result: SearchResult) -> list[dict[str, Any]]:
     found = result.ids[0] >= 0
     ids, distances = result.ids[0][found], result.distances[0][found].tolist()
     rows = content.metadata.take(np.searchsorted(content.ids, ids)).to_pylist()
@@ -109,14 +145,14 @@ def find(content: IndexContent, index: HammingIndex, packed: NDArray[np.uint8], 
     ]
 
 
-def print_hits(config: SearchConfig, hits: Sequence[Mapping[str, Any]]) -> None:
+def print_hits(config: SearchConfig, hits: Sequence[Mapping[str, Any]], where: str) -> None:
     """Print the results in the format asked for."""
     if config.format == "json":
         print(json.dumps(hits, indent=2, default=str))
     elif config.format == "sheet":
         print(f"sheet: {config.out}")
     elif not hits:
-        print(f"no item of {config.index} is found")
+        print(f"no item of {where} is found")
     else:
         columns = list(hits[0])
         rows = [["" if hit[name] is None else str(hit[name]) for name in columns] for hit in hits]

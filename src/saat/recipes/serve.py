@@ -8,13 +8,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saat.errors import ArgumentError, DataError, check_at_least
+from saat.errors import ArgumentError, DataError, SaatError, check_at_least
+from saat.index.address import is_address, parse_address
+from saat.index.catalog import open_remote
+from saat.index.content import IndexContent
+from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
-from saat.recipes.encoder import load_encoder
+from saat.recipes.encoder import Encoder, load_encoders
 from saat.recipes.items import read_item
 from saat.runtime import RunOptions
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 SHORTEST_TOKEN = 16
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EXCERPT = 20_000  # items of a server that are held here, to be tried and to make mainstay codes of
 GRACE = 60  # seconds to finish what is underway at the end
 
 
@@ -32,21 +37,22 @@ class ServeConfig(RunOptions):
     """Serve an index: search over HTTP, a page to look at, and, with `lab`, attacks on queries.
 
     Args:
-        index: folder of the index.
+        index: folder of the index, or the address that `saat index push` moved it to, whose items stay as they are.
         host: address to listen at; 0.0.0.0 for other machines, then with `token_file`.
         port: to listen at; 0 for any that is free.
-        checkpoint: of the model that the index was built with, if its folder has moved.
+        checkpoint: of the model that the index was built with, if its folder has moved; or of one that was hardened
+            from it for queries only.
         model: your own model: package.module:factory.
         token_file: file with a token that clients show; with it, clients may add and remove items.
         lab: let clients attack queries.
         hardened: checkpoint of a hardened model, to compare with in the lab.
-        hardened_index: folder of an index of that model.
+        hardened_index: an index of that model, as `index`.
         rate: requests a second of one client; 0 is no limit.
         room: searches underway at a time; more are told to come again.
         request_seconds: that a request may take.
     """
 
-    index: Path
+    index: str | Path
     host: str = "127.0.0.1"
     port: int = 8000
     checkpoint: Path | None = None
@@ -54,7 +60,7 @@ class ServeConfig(RunOptions):
     token_file: Path | None = None
     lab: bool = False
     hardened: Path | None = None
-    hardened_index: Path | None = None
+    hardened_index: str | Path | None = None
     rate: float = 100.0
     room: int = 256
     request_seconds: float = 60.0
@@ -116,14 +122,15 @@ def make_service(config: ServeConfig, device: torch.device, *, writable: bool) -
     from saat.serving.service import Service
     from saat.serving.store import Store
 
-    engine = _engine(config.index, config.checkpoint, config.model, device)
+    engine, items = _engine(config.index, config.checkpoint, config.model, device)
     engines = {"plain": engine}
     if config.hardened_index is not None:
-        engines["hardened"] = _engine(config.hardened_index, config.hardened, config.model, device)
+        engines["hardened"], _ = _engine(config.hardened_index, config.hardened, config.model, device)
+    folder = Path(config.index) if writable and not is_address(config.index) else None
     return Service(
         engine,
         limits=Limits(rate=config.rate, room=config.room, seconds=config.request_seconds),
-        store=Store(config.index, engine) if writable else None,
+        store=None if folder is None else Store(folder, engine, encode=items.encode_content),
         lab=Lab(engines) if config.lab else None,
         hardened=engines.get("hardened"),
     )
@@ -146,20 +153,37 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _engine(index: Path, checkpoint: Path | None, model: str | None, device: torch.device) -> SearchEngine:
+def _engine(
+    index: str | Path, checkpoint: Path | None, model: str | None, device: torch.device
+) -> tuple[SearchEngine, Encoder]:
+    """Return the engine of an index, and the encoder of items for it."""
     from saat.serving.engine import SearchEngine
 
-    content = read_index(index)
-    encoder = load_encoder(checkpoint or Path(content.model.checkpoint), model, device=device)
+    remote, content = _remote(str(index)) if is_address(index) else (None, read_index(Path(index)))
+    encoders = load_encoders(checkpoint or Path(content.model.checkpoint), model, device=device)
+    encoder = encoders.query
     content.model.check(encoder.key)
-    return SearchEngine(
+    engine = SearchEngine(
         encoder.model,
         content,
         image_size=encoder.image_size,
         crop_border=encoder.crop_border,
         read=read_item,
         threads=torch.get_num_threads(),
+        remote=remote,
     )
+    return engine, encoders.items
+
+
+def _remote(address: str) -> tuple[RemoteIndex[Any], IndexContent]:
+    """Return an index on a server, which stays open, and an excerpt of it."""
+    remote = open_remote(address)
+    try:
+        remote.check_complete()
+        return remote, remote.excerpt(EXCERPT)
+    except SaatError:
+        remote.close()
+        raise
 
 
 def _end(_: int, __: FrameType | None) -> None:
@@ -177,6 +201,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _tell(config: ServeConfig, listener: socket.socket, *, items: int, token: bool) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
-    print(f"{config.index}: {items:,} items at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    place = parse_address(str(config.index)) if is_address(config.index) else config.index
+    print(f"{place}: {items:,} items at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
     if not token and config.host not in LOOPBACK:
         print("without `token_file`, everyone who reaches this address may search it", flush=True)

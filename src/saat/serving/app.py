@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,12 +11,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from saat import __version__
-from saat.errors import SaatError
+from saat.errors import SaatError, ServerError
 from saat.serving.batching import QueueFull
 from saat.serving.lab import LabTimeout
 from saat.serving.limits import Guard
 from saat.serving.routes import page, router
 from saat.serving.service import Service
+
+log = logging.getLogger(__name__)
 
 
 def make_app(service: Service, *, token: str | None = None, local: bool = False) -> FastAPI:
@@ -61,6 +64,11 @@ async def _on_saat(_: Request, error: Exception) -> JSONResponse:
     return problem(422, str(error))
 
 
+async def _on_server(_: Request, error: Exception) -> JSONResponse:
+    log.error("%s", error)  # names the address, which is no client's business
+    return problem(503, "the index does not answer; come again", {"Retry-After": "5"})
+
+
 async def _on_late(_: Request, error: Exception) -> JSONResponse:
     return problem(503, str(error), {"Retry-After": "5"})
 
@@ -73,6 +81,7 @@ HANDLERS: dict[type[Exception], Any] = {
     HTTPException: _on_http,
     RequestValidationError: _on_invalid,
     SaatError: _on_saat,
+    ServerError: _on_server,
     LabTimeout: _on_late,
     QueueFull: _on_full,
 }

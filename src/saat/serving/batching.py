@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Asked = TypeVar("Asked")
@@ -18,14 +20,15 @@ class QueueFull(Exception):
 class Batcher(Generic[Asked, Answer]):
     """Collects what is asked at the same time, and runs it in one thread, batch after batch.
 
-    A batch begins with the first query that waits, and closes when it is full or after `wait` seconds. While one batch
-    runs, the next one gathers, so that under load the wait costs nothing.
+    A batch begins with the first query that waits. It closes when it is full, when nobody else is on the way, who has
+    entered and not asked yet, or after `wait` seconds. So one query by itself does not wait, and under load, when many
+    are being made ready, few small batches run: each costs what the model costs beside its arithmetic.
 
     Args:
         run: answers a batch, in order; called in one thread of its own.
         most: queries in a batch.
-        wait: seconds for which a batch stays open.
-        room: queries that may be underway, waiting or running.
+        wait: seconds for which a batch stays open for those on the way.
+        room: queries that may be underway, on the way, waiting or running.
         seen: told the size of each batch.
     """
 
@@ -34,15 +37,17 @@ class Batcher(Generic[Asked, Answer]):
         run: Callable[[Sequence[Asked]], Sequence[Answer]],
         *,
         most: int = 32,
-        wait: float = 0.002,
+        wait: float = 0.05,
         room: int = 256,
         seen: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._run, self._most, self._wait, self._room, self._seen = run, most, wait, room, seen
-        self._queue: asyncio.Queue[tuple[Asked, asyncio.Future[Answer]] | None] = asyncio.Queue()
+        self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
+        self._news = asyncio.Event()  # someone asked or left, or the end has come
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saat-batch")
         self._task: asyncio.Task[None] | None = None
         self._underway = 0
+        self._ending = False
 
     @property
     def underway(self) -> int:
@@ -55,7 +60,8 @@ class Batcher(Generic[Asked, Answer]):
 
     async def stop(self) -> None:
         """Answer what waits, then end."""
-        self._queue.put_nowait(None)
+        self._ending = True
+        self._news.set()
         if self._task is not None:
             await self._task
         self._pool.shutdown()
@@ -73,19 +79,20 @@ class Batcher(Generic[Asked, Answer]):
     def leave(self, count: int = 1) -> None:
         """Give back the room that `enter` took."""
         self._underway -= count
+        self._news.set()
 
     async def ask(self, asked: Asked) -> Answer:
         """Return the answer; one whose caller has gone before its batch began is not worked out."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((asked, future))
+        self._waiting.append((asked, future))
+        self._news.set()
         return await future
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        ending = False
-        while not ending:
-            batch, ending = await self._gather()
-            batch = [(asked, future) for asked, future in batch if not future.done()]
+        while await self._gather():
+            taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            batch = [(asked, future) for asked, future in taken if not future.done()]
             if not batch:
                 continue
             self._seen(len(batch))
@@ -100,20 +107,16 @@ class Batcher(Generic[Asked, Answer]):
                 if not future.done():
                     future.set_result(answer)
 
-    async def _gather(self) -> tuple[list[tuple[Asked, asyncio.Future[Answer]]], bool]:
-        """Return the next batch, and whether it is the last one."""
-        first = await self._queue.get()
-        if first is None:
-            return [], True
-        batch = [first]
-        closes = asyncio.get_running_loop().time() + self._wait
-        while len(batch) < self._most:
-            left = closes - asyncio.get_running_loop().time()
-            try:
-                following = await asyncio.wait_for(self._queue.get(), left) if left > 0 else self._queue.get_nowait()
-            except (TimeoutError, asyncio.QueueEmpty):
-                break
-            if following is None:
-                return batch, True
-            batch.append(following)
-        return batch, False
+    async def _gather(self) -> bool:
+        """Return when a batch is to run: True, or False when the end has come and nobody waits."""
+        while not self._waiting and not self._ending:
+            await self._hear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait):
+                while not self._ending and len(self._waiting) < min(self._most, self._underway):
+                    await self._hear()
+        return bool(self._waiting)
+
+    async def _hear(self) -> None:
+        self._news.clear()
+        await self._news.wait()

@@ -22,6 +22,7 @@ from saat.hamming import sign_codes
 from saat.index.base import HammingIndex
 from saat.index.catalog import make_index
 from saat.index.content import IndexContent
+from saat.index.remote import RemoteIndex
 from saat.index.where import select
 from saat.models.hash_model import HashModel, encode_logits
 from saat.serving.hits import Hit, Item
@@ -56,12 +57,13 @@ class SearchEngine:
     """A model with the items of an index.
 
     Args:
-        model: on its device; it is put in eval mode and its weights are fixed.
-        content: of the index, encoded with this model.
+        model: of queries, on its device; it is put in eval mode and its weights are fixed.
+        content: of the index, encoded with the model of the database.
         image_size: height and width of the model's images, in pixels.
         crop_border: pixels cut off each side before resizing.
         read: an item's column `path` -> its image.
         threads: of one search in the index, at least 1.
+        remote: index on a server that is searched instead of `content`, which is an excerpt of it.
     """
 
     def __init__(
@@ -73,18 +75,19 @@ class SearchEngine:
         read: Callable[[str], Content],
         crop_border: int = 0,
         threads: int = 1,
+        remote: RemoteIndex[Any] | None = None,
     ) -> None:
         # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
-        self._crop_border, self._read, self._threads = crop_border, read, threads
+        self._crop_border, self._read, self._threads, self._remote = crop_border, read, threads, remote
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Filled] = OrderedDict()
         self._all = self._fill(content)
 
     @property
     def content(self) -> IndexContent:
-        """The items as they are now."""
+        """The items as they are now; of a server, an excerpt taken at the start, with the length of the whole."""
         return self._all.content
 
     @property
@@ -142,7 +145,10 @@ class SearchEngine:
         Raises:
             ArgumentError: it is not.
         """
-        self._filled(where)
+        if self._remote is not None:
+            self._remote.check_where(where)
+        else:
+            self._filled(where)
 
     def item(self, number: int) -> Item:
         """Return an item.
@@ -150,7 +156,7 @@ class SearchEngine:
         Raises:
             KeyError: there is none of this id.
         """
-        row = _row_of(self._all.content, number)
+        row = _row_of(self._around(number), number)
         return Item(number, _name(row), _shown(row))
 
     def picture(self, number: int) -> Content:
@@ -172,7 +178,7 @@ class SearchEngine:
         Raises:
             KeyError: there is no item of this id.
         """
-        return str(_row_of(self._all.content, number)["path"])
+        return str(_row_of(self._around(number), number)["path"])
 
     def code(self, number: int) -> NDArray[np.uint8]:
         """Return the packed code (K/8,) of an item.
@@ -180,7 +186,7 @@ class SearchEngine:
         Raises:
             KeyError: there is no item of this id.
         """
-        content = self._all.content
+        content = self._around(number)
         packed: NDArray[np.uint8] = content.packed[_place_of(content, number)]
         return packed
 
@@ -188,10 +194,17 @@ class SearchEngine:
         """Return `count` items drawn by the seed, or all where there are not as many, by id."""
         content = self._all.content
         generator = np.random.default_rng(seed)
-        places = np.sort(generator.choice(len(content), min(count, len(content)), replace=False))
+        held = len(content.ids)
+        places = np.sort(generator.choice(held, min(count, held), replace=False))
         return [Item(int(row["id"]), _name(row), _shown(row)) for row in content.metadata.take(places).to_pylist()]
 
+    def _around(self, number: int) -> IndexContent:
+        """Return items among which that of this id is, if there is one."""
+        return self._all.content if self._remote is None else self._remote.items(np.array([number], np.int64))
+
     def _fill(self, content: IndexContent) -> _Filled:
+        if self._remote is not None:
+            return _Filled(content, self._remote)
         index = make_index("faiss", self.model.code_length, threads=self._threads)
         index.add(content.packed, content.ids)
         return _Filled(content, index)
@@ -215,11 +228,14 @@ class SearchEngine:
         return filled
 
     def _find(self, packed: NDArray[np.uint8], k: int, where: str | None) -> list[list[Hit]]:
-        filled = self._filled(where)
-        content = filled.content
-        result = filled.index.search(packed, max(1, min(k, len(content))))
+        if self._remote is not None:
+            result, content = self._remote.find(packed, k, where=where)
+        else:
+            filled = self._filled(where)
+            content = filled.content
+            result = filled.index.search(packed, max(1, min(k, len(content))))
         return [
-            _hits(content, code, ids[ids >= 0], distances)
+            _hits(content, code, ids[ids >= 0], distances[ids >= 0])
             for code, ids, distances in zip(packed, result.ids, result.distances, strict=True)
         ]
 

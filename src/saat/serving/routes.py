@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
+from pydantic import WithJsonSchema
 from starlette.exceptions import HTTPException
 
 from saat import __version__
 from saat.data.collection import Content
-from saat.errors import DataError
+from saat.errors import DataError, ServerError
 from saat.serving.engine import Query as Search
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Hit, Item
@@ -80,7 +81,7 @@ class State:
     status: str
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # not async, it would cost each request a thread
     """Return the service of a request."""
     service: Service = request.app.state.service
     return service
@@ -95,7 +96,8 @@ Running = Annotated[Service, Depends(service_of)]
 ItemId = Annotated[int, Path(ge=0, lt=2**63)]
 K = Annotated[int, Form(ge=1, le=MOST_K, description="How many results.")]
 Where = Annotated[str | None, Form(max_length=1_000, description="A condition, such as label == 'cat'.")]
-Image = Annotated[UploadFile | None, File(description="An image file of any common format.")]
+UPLOAD = WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"})  # null is no file of a form
+Image = Annotated[UploadFile | None, UPLOAD, File(description="An image file of any common format.")]
 OfItem = Annotated[int | None, Form(ge=0, lt=2**63, description="The id of an item, instead of an image.")]
 
 
@@ -276,6 +278,8 @@ def _bytes_of(image: UploadFile | None) -> bytes:
 def _picture(engine: SearchEngine, number: int, side: int) -> tuple[bytes, str]:
     try:
         return thumbnail(_known(engine.picture, number), side=side)
+    except ServerError:
+        raise
     except DataError as error:
         raise HTTPException(404, str(error)) from error
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from PIL import Image
 
+from saat.data.collection import Content
 from saat.index.content import IndexContent
 from saat.index.storage import update_index
 from saat.runtime import atomic_write
@@ -28,10 +30,11 @@ class Store:
     Args:
         folder: of the index.
         engine: gets every change.
+        encode: image file -> packed code (1, K/8), by the model of the database.
     """
 
-    def __init__(self, folder: Path, engine: SearchEngine) -> None:
-        self._folder, self._engine = folder, engine
+    def __init__(self, folder: Path, engine: SearchEngine, *, encode: Callable[[Content], NDArray[np.uint8]]) -> None:
+        self._folder, self._engine, self._encode = folder, engine, encode
         self._uploads = folder.absolute() / UPLOADS
         self._lock = threading.Lock()
 
@@ -42,7 +45,7 @@ class Store:
             DataError: the content is damaged, too large, or no image; or the index cannot be written.
             ArgumentError: the index has labels of another kind.
         """
-        packed = self._engine.encode(self._engine.prepare(content)[None])
+        packed = self._encode(content)
         with Image.open(io.BytesIO(content)) as image:
             kind = (image.format or "image").lower()
         path = self._uploads / f"{hashlib.sha256(content).hexdigest()}.{kind}"

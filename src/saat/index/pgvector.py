@@ -1,0 +1,235 @@
+"""PostgreSQL with the extension pgvector: `bit(K)` and its Hamming distance `<~>`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from saat.errors import ArgumentError, SaatError, ServerError
+from saat.index.address import Address
+from saat.index.remote import Nearest, RemoteIndex, in_order
+from saat.index.rows import text_of
+from saat.index.stored import RemoteManifest, Stored
+from saat.index.where import Comparison
+
+MANIFESTS = "saat_manifests"  # table of the manifests, a row a table of items
+SECONDS = "10"  # to wait for a connection, where the address says nothing
+MOST_EFFORT = 1_000  # pgvector's own bound on `hnsw.ef_search`
+SIGNS = {"==": "=", "!=": "<>"}  # others are the same in SQL
+CASTS = {"integer": "bigint", "number": "float8", "boolean": "boolean", "text": "text"}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A condition in SQL.
+
+    Args:
+        text: with the names of its values in it.
+        values: by name.
+    """
+
+    text: str
+    values: Mapping[str, Any]
+
+
+class PgvectorIndex(RemoteIndex[Filter]):
+    """A table `id, code, digest, metadata` (jsonb), searched by comparing each code: exact, ordered by SQL.
+
+    Args:
+        address: of a database, and the table in it.
+        approximate: search by the graph that `build_graph` makes, instead of every code. Distances are true; items may
+            be missing, and ties at the last distance are those that the walk met. `saat.index.recall` says how much is
+            found.
+
+    Raises:
+        ArgumentError: psycopg is not installed, or `approximate` is asked of a table without a graph.
+        ServerError: the server does not answer.
+    """
+
+    def __init__(self, address: Address, *, approximate: bool = False) -> None:
+        self._psycopg = _client()
+        self.address = address
+        self._approximate = approximate
+        self._numbers = count()
+        self._lock = threading.RLock()  # a transaction is of one thread
+        self._connection = self._connect()
+        try:
+            super().__init__(address, self._read_manifest())
+            if approximate and not self._has_graph():
+                raise ArgumentError(f"`backend` hnsw needs a graph; {address} has none (saat index push --hnsw true)")
+        except SaatError:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return int(self._run("SELECT count(*) FROM {table}")[0][0])
+
+    def digests(self, low: int, high: int | None) -> dict[int, str]:
+        """Return id and digest of the items with low <= id < high; no `high`, no end."""
+        below = "" if high is None else " AND id < %(high)s"
+        return dict(self._run("SELECT id, digest FROM {table} WHERE id >= %(low)s" + below, low=low, high=high))
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._connection.close()
+
+    def build_graph(self) -> None:
+        """Make the graph of approximate searches; it follows every change from then on."""
+        self._run("CREATE INDEX IF NOT EXISTS {graph} ON {table} USING hnsw (code bit_hamming_ops)")
+
+    def _has_graph(self) -> bool:
+        return bool(self._run("SELECT 1 FROM pg_indexes WHERE indexname = %(name)s", name=self._graph))
+
+    @property
+    def _graph(self) -> str:
+        return f"{self.address.name}_hnsw"
+
+    def _create(self, code_length: int, text: str) -> None:
+        self._run("CREATE EXTENSION IF NOT EXISTS vector")
+        self._run(f"CREATE TABLE IF NOT EXISTS {MANIFESTS} (name text PRIMARY KEY, manifest text NOT NULL)")
+        # One transaction, so that there is never a table without its manifest, nor a foreign table with one.
+        self._run(
+            f"CREATE TABLE {{table}} (id bigint PRIMARY KEY, code bit({code_length}) NOT NULL, digest text NOT NULL, "
+            "metadata jsonb NOT NULL)",
+            then=lambda: self._write_manifest(text),
+        )
+
+    def _write_manifest(self, text: str) -> None:
+        self._run(
+            f"INSERT INTO {MANIFESTS} VALUES (%(name)s, %(text)s) ON CONFLICT (name) DO UPDATE SET manifest = %(text)s",
+            name=self.address.name,
+            text=text,
+        )
+
+    def _read_manifest(self) -> RemoteManifest | None:
+        if self._run("SELECT to_regclass(%(name)s)", name=MANIFESTS)[0][0] is None:
+            return None
+        found = self._run(f"SELECT manifest FROM {MANIFESTS} WHERE name = %(name)s", name=self.address.name)
+        return RemoteManifest.read(found[0][0], self.address) if found else None
+
+    def _put(self, items: Sequence[Stored], digests: Sequence[str]) -> None:
+        self._run(
+            f"INSERT INTO {{table}} SELECT i, c::bit({self.code_length}), d, m::jsonb "
+            "FROM unnest(%(ids)s::bigint[], %(codes)s::text[], %(digests)s::text[], %(rows)s::text[]) AS n(i, c, d, m) "
+            "ON CONFLICT (id) DO UPDATE SET code = EXCLUDED.code, digest = EXCLUDED.digest, "
+            "metadata = EXCLUDED.metadata",
+            ids=[item.id for item in items],
+            codes=[bits_of(item.code) for item in items],
+            digests=list(digests),
+            rows=[text_of(item.row) for item in items],
+        )
+
+    def _delete(self, ids: list[int]) -> None:
+        self._run("DELETE FROM {table} WHERE id = ANY(%(ids)s)", ids=ids)
+
+    def _fetch(self, ids: list[int]) -> list[Stored]:
+        found = self._run("SELECT id, code::text, metadata::text FROM {table} WHERE id = ANY(%(ids)s)", ids=ids)
+        return [Stored(id_, bytes_of(bits), json.loads(row)) for id_, bits, row in found]
+
+    def _nearest(self, codes: Sequence[bytes], k: int, term: Filter | None) -> list[Nearest]:
+        where, values = ("", {}) if term is None else (f" WHERE {term.text}", dict(term.values))
+        distance = f"code <~> %(code)s::bit({self.code_length})"
+        # As an integer it is no order of the graph, so that PostgreSQL compares every code.
+        query = f"SELECT ({distance})::int4 AS distance, id FROM {{table}}{where} ORDER BY distance, id LIMIT %(k)s"
+        effort = None
+        if self._approximate:
+            query = f"SELECT ({distance})::int4, id FROM {{table}}{where} ORDER BY {distance} LIMIT %(k)s"
+            effort = min(MOST_EFFORT, max(100, 2 * k))
+        found = [self._run(query, effort=effort, code=bits_of(code), k=k, **values) for code in codes]
+        return [in_order([row[0] for row in rows], [row[1] for row in rows]) for rows in found]
+
+    def _term(self, part: Comparison, kind: str) -> Filter | None:
+        if isinstance(part.literal, str) and "\0" in part.literal:  # a text of PostgreSQL has none
+            return None
+        name, value = (f"{letter}{next(self._numbers)}" for letter in "nv")
+        values = {name: part.column, value: part.literal}
+        column = "id" if part.column == "id" else f"(metadata ->> %({name})s)::{CASTS[kind]}"
+        if kind == "text":
+            column = f'({column}) COLLATE "C"'  # in the order of bytes, whatever the database's own is
+        if part.sign == "contains":
+            return Filter(f"strpos({column}, %({value})s) > 0", values)
+        text = f"{column} {SIGNS.get(part.sign, part.sign)} %({value})s"
+        if kind == "number" and part.sign in (">", ">="):  # for PostgreSQL, NaN is above all numbers
+            text = f"({text} AND {column} <> 'NaN')"
+        return Filter(text, values)
+
+    def _join(self, word: str, terms: list[Filter]) -> Filter:
+        values = {name: value for term in terms for name, value in term.values.items()}
+        return Filter(f"({f' {word} '.join(term.text for term in terms)})", values)
+
+    def _connect(self) -> Any:
+        address = self.address
+        given = {"host": address.host, "user": address.user, "password": address.password, "dbname": address.database}
+        chosen = (
+            {"connect_timeout": SECONDS} | dict(address.options) | {key: text for key, text in given.items() if text}
+        )
+        if address.port is not None:
+            chosen["port"] = str(address.port)
+        try:
+            return self._psycopg.connect(**chosen, autocommit=True)
+        except self._psycopg.Error as error:
+            raise self._failed(error) from None
+
+    def _run(self, query: str, *, effort: int | None = None, then: Any = None, **values: Any) -> list[Any]:
+        """Run a statement, in which {table} and {graph} are names; a connection that was lost is made anew, once."""
+        sql = self._psycopg.sql
+        names = {"table": sql.Identifier(self.address.name), "graph": sql.Identifier(self._graph)}
+        statement = sql.SQL(query).format(**names)
+        with self._lock:
+            try:
+                return self._in_transaction(statement, values, effort, then)
+            except self._psycopg.Error as error:
+                if not self._connection.closed:
+                    raise self._failed(error) from None
+            self._connection = self._connect()
+            try:
+                return self._in_transaction(statement, values, effort, then)
+            except self._psycopg.Error as error:
+                raise self._failed(error) from None
+
+    def _in_transaction(self, statement: Any, values: dict[str, Any], effort: int | None, then: Any) -> list[Any]:
+        with self._connection.transaction():
+            if effort is not None:
+                self._connection.execute(f"SET LOCAL hnsw.ef_search = {effort}")
+                self._connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+                self._connection.execute("SET LOCAL enable_seqscan = off")
+            cursor = self._connection.execute(statement, values)
+            found = cursor.fetchall() if cursor.description else []
+            if then is not None:
+                then()
+            return list(found)
+
+    def _failed(self, error: Exception) -> ServerError:
+        text = " ".join(str(error).split("\n")[0].split())
+        if self.address.password:
+            text = text.replace(self.address.password, "***")
+        return ServerError(f"{self.address}: {text}")
+
+
+def bits_of(code: bytes) -> str:
+    """Return a code as PostgreSQL writes bits, the lowest bit of the first byte first.
+
+    >>> bits_of(bytes([3, 128]))
+    '1100000000000001'
+    """
+    bits = np.unpackbits(np.frombuffer(code, np.uint8), bitorder="little")
+    return (bits + ord("0")).tobytes().decode()
+
+
+def bytes_of(bits: str) -> bytes:
+    """Return the code of which `bits_of` made `bits`."""
+    return np.packbits(np.frombuffer(bits.encode(), np.uint8) - ord("0"), bitorder="little").tobytes()
+
+
+def _client() -> Any:
+    try:
+        import psycopg
+    except ImportError:
+        raise ArgumentError("an index in PostgreSQL needs psycopg: pip install 'saat[postgres]'") from None
+    return psycopg

@@ -1,0 +1,86 @@
+"""What a server holds of an index, as values: its manifest, its items, and an excerpt of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from saat.errors import DataError
+from saat.index.address import Address
+from saat.index.content import IndexContent, ModelKey
+from saat.index.rows import Row
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RemoteManifest:
+    """What an index on a server says of itself.
+
+    Args:
+        model: whose codes these are.
+        created: when the folder was made that was pushed; tells it from other folders.
+        next_id: above every id that was ever given.
+        schema: of the metadata, `id` first.
+        complete: whether the last push came to its end.
+    """
+
+    model: ModelKey
+    created: str
+    next_id: int
+    schema: pa.Schema
+    complete: bool
+
+    def text(self) -> str:
+        """Return the manifest as JSON."""
+        kept = {name: getattr(self, name) for name in ("created", "next_id", "complete")}
+        schema = base64.b64encode(self.schema.serialize()).decode()
+        return json.dumps({"format": FORMAT, "model": asdict(self.model), "schema": schema} | kept)
+
+    @classmethod
+    def read(cls, text: str, address: Address) -> RemoteManifest:
+        """Read what `text` wrote.
+
+        Raises:
+            DataError: it is damaged, or of a later format.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("format") != FORMAT:
+                raise DataError(f"{address} has the format of a later saat")
+            schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values.pop("schema"))))
+            return cls(model=ModelKey(**values.pop("model")), schema=schema, **values)
+        except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+            raise DataError(f"{address} is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One item as a server keeps it.
+
+    Args:
+        id: of the item.
+        code: K/8 bytes, packed.
+        row: its metadata, see `saat.index.rows`.
+    """
+
+    id: int
+    code: bytes
+    row: Row
+
+
+@dataclass(frozen=True)
+class Excerpt(IndexContent):
+    """Some items of an index on a server; its length is that of the whole.
+
+    Args:
+        total: items on the server, when the excerpt was taken.
+    """
+
+    total: int
+
+    def __len__(self) -> int:
+        return self.total

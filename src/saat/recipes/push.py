@@ -1,0 +1,59 @@
+"""Move the index of a folder to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saat.errors import ArgumentError, check_at_least
+from saat.index.address import parse_address
+from saat.index.catalog import open_remote
+from saat.index.push import push as push_items
+from saat.index.storage import read_index, read_manifest
+from saat.runtime import progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Move an index to Milvus or PostgreSQL, or bring what is there up to date. The same command goes on after a stop.
+
+    Args:
+        index: folder of the index; may be given without its name.
+        to: milvus://host:19530/collection, or postgresql://host/database?table=name.
+        hnsw: in PostgreSQL, make the graph of approximate searches too.
+        batch_size: items of a request; a stop costs at most so many.
+        quiet: print nothing.
+    """
+
+    index: Path
+    to: str
+    hnsw: bool = False
+    batch_size: int = 2_000
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        if parse_address(self.to).scheme != "postgresql" and self.hnsw:
+            raise ArgumentError("`hnsw` is for PostgreSQL; Milvus is searched exactly")
+
+
+def push(config: PushConfig) -> dict[str, Any]:
+    """Push by `config`, print what was done, and return it."""
+    manifest, content = read_manifest(config.index), read_index(config.index)
+    written = removed = 0
+    nothing: Iterable[None] = ()
+    with (
+        open_remote(config.to) as remote,
+        progress(nothing, "push", unit="item", total=len(content), quiet=config.quiet) as bar,
+    ):
+        for step in push_items(content, manifest.created, remote, batch_size=config.batch_size):
+            written, removed = written + step.written, removed + step.removed
+            bar.update(step.items)
+        if config.hnsw:
+            remote.build_graph()
+    report = {"count": len(content), "written": written, "removed": removed}
+    if not config.quiet:
+        print(f"{remote.address}: {len(content):,} items; {written:,} written, {removed:,} removed")
+    return report

@@ -1,0 +1,47 @@
+"""docs/scale.md is what `benchmarks/make_scale.py` writes from the files in benchmarks/results."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def make_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, writing to another place."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("make_scale")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "scale.md")
+    return module
+
+
+def test_the_page_is_what_the_script_writes(make_scale: ModuleType) -> None:
+    make_scale.main()
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert page == make_scale.PAGE.read_text(encoding="utf-8"), "run `python benchmarks/make_scale.py`"
+
+
+def test_its_arithmetic(make_scale: ModuleType) -> None:
+    assert doctest.testmod(make_scale).failed == 0
+    row = next(line for line in make_scale.bytes_table().splitlines() if line.startswith("| 10^9 "))
+    assert [cell.strip() for cell in row.split("|")[2:6]] == ["4 GB", "8 GB", "16 GB", "8 GB"]  # N K / 8, and N * 8
+    memory = next(line for line in make_scale.machines_table().splitlines() if line.startswith("| 10^9 "))
+    held = 10**9 * (2 * 64 // 8 + 2 * 8 + 200)  # codes and ids are held twice
+    machines = [math.ceil(times * held / 48e9) for times in (1, 2)]
+    assert [int(cell) for cell in memory.split("|")[3:5]] == machines
+
+
+def test_times_beyond_what_was_measured_grow_with_the_images(make_scale: ModuleType) -> None:
+    case = {"k": 10, "batch": 1, "queries_per_second": {"ours": {"median": 100.0}}}
+    row = {"codes": "uniform", "items": 10**6, "code_length": 64, "search": [case]}
+    within = [{"radius": 2, "over_flat": {"median": 3.0}}]
+    text = make_scale.time_section({"rows": [row | {"within": within}], "settings": {"threads": 1}})
+    assert "| 10^6 | 10 ms |" in text
+    assert "| 10^8 | 1 s |" in text
