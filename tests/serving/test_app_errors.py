@@ -1,6 +1,8 @@
+import asyncio
+
+import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from saat.errors import ArgumentError, ServerError
 from saat.serving.app import HANDLERS
@@ -24,7 +26,11 @@ def test_errors_have_their_status_and_name_no_server(error, status, text):
     async def fail() -> None:
         raise error
 
-    answer = TestClient(app).get("/")
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://saat") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(ask())
     assert answer.status_code == status
     assert answer.json()["error"].startswith(text)
     assert "internal" not in answer.text
