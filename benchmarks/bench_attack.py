@@ -6,7 +6,8 @@ Both search on the same model, with all queries in one batch for all steps, in o
 
 * published: the SAAT paper's attack as released, 100 steps of 1/255 in float32, channels first, with a backward pass
   that reaches the weights too;
-* ours: `PGD` with its default objective, in precision auto and channels last, its step size suited to its steps.
+* ours: `PGD` with its default objective, in precision auto and channels last, on the folded model as `saat attack`
+  searches it, its step size suited to its steps.
 
 Both start from the clean image and return their last iterate. All that a search needs is in its time: the mainstay
 codes, and our pass over the clean images, which our rate does not count as an evaluation.
@@ -38,6 +39,7 @@ from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
 from saat.models.checkpoint import CARD_FILE
+from saat.models.folding import folded
 from saat.models.hash_model import HashModel, build_model, encode_logits
 from saat.recipes.subject import load_subject
 from saat.recipes.train import TrainConfig, train, versions
@@ -116,7 +118,7 @@ def our_search(model: nn.Module, bank: CodeBank, epsilon: float) -> Search:
     def search(images: Tensor, labels: Tensor, steps: int) -> Tensor:
         pace = {"steps": steps, "step_size": suited_step_size(steps, epsilon)}
         attack = PGD(ThreatModel("linf", epsilon), **pace, random_start=False, precision="auto", keep_best=False)
-        return attack(model, images, SemanticGoal(bank)(model, images, labels))
+        return attack(folded(model), images, SemanticGoal(bank)(model, images, labels))
 
     return search
 

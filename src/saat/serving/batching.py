@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Asked = TypeVar("Asked")
@@ -17,18 +19,30 @@ class QueueFull(Exception):
     """As many queries wait as may wait."""
 
 
-class Batcher(Generic[Asked, Answer]):
-    """Collects what is asked at the same time, and runs it in one thread, batch after batch.
+@dataclass(eq=False)
+class _Request(Generic[Asked, Answer]):
+    """Queries of one caller, with what has come of them so far."""
 
-    A batch begins with the first query that waits. It closes when it is full, when nobody else is on the way, who has
-    entered and not asked yet, or after `wait` seconds. So one query by itself does not wait, and under load, when many
-    are being made ready, few small batches run: each costs what the model costs beside its arithmetic.
+    makes: Sequence[Callable[[], Asked]]
+    future: asyncio.Future[list[Answer]]
+    ready: list[Asked] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
+class Batcher(Generic[Asked, Answer]):
+    """Makes queries ready in some threads, and answers those that are ready at the same time in one thread.
+
+    A batch begins with the first query that is ready. It closes when it is full, when no other is being made ready, or
+    after `wait` seconds. So one query by itself does not wait, and under load few small batches run: each costs what
+    the model costs beside its arithmetic. The event loop takes part when a query comes and when its answer goes, and
+    not in between: a hand-over from thread to thread through the loop costs nearly as much as HTTP.
 
     Args:
-        run: answers a batch, in order; called in one thread of its own.
+        run: answers a batch, in order.
+        makers: threads that make queries ready, so that few are being made at a time, however many wait.
         most: queries in a batch.
-        wait: seconds for which a batch stays open for those on the way.
-        room: queries that may be underway, on the way, waiting or running.
+        wait: seconds for which a batch stays open.
+        room: queries that may be underway.
         seen: told the size of each batch.
     """
 
@@ -36,17 +50,19 @@ class Batcher(Generic[Asked, Answer]):
         self,
         run: Callable[[Sequence[Asked]], Sequence[Answer]],
         *,
+        makers: int = 1,
         most: int = 32,
         wait: float = 0.05,
         room: int = 256,
         seen: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._run, self._most, self._wait, self._room, self._seen = run, most, wait, room, seen
-        self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
-        self._news = asyncio.Event()  # someone asked or left, or the end has come
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saat-batch")
-        self._task: asyncio.Task[None] | None = None
-        self._underway = 0
+        self._makers = ThreadPoolExecutor(makers, thread_name_prefix="saat-decode")
+        self._thread = threading.Thread(target=self._serve, name="saat-batch", daemon=True)
+        self._underway = 0  # changed in the event loop only
+        self._news = threading.Condition()  # guards the three below; told when a batch may begin or close
+        self._coming = 0
+        self._waiting: deque[tuple[_Request[Asked, Answer], Asked]] = deque()
         self._ending = False
 
     @property
@@ -56,67 +72,99 @@ class Batcher(Generic[Asked, Answer]):
 
     def start(self) -> None:
         """Begin to answer; call it in the event loop."""
-        self._task = asyncio.create_task(self._serve())
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
 
     async def stop(self) -> None:
-        """Answer what waits, then end."""
-        self._ending = True
-        self._news.set()
-        if self._task is not None:
-            await self._task
-        self._pool.shutdown()
+        """Answer what is underway, then end."""
+        await self._loop.run_in_executor(None, self._end)
 
-    def enter(self, count: int = 1) -> None:
-        """Take room for `count` queries, before anything is spent on them; give it back with `leave`.
+    async def ask(self, makes: Sequence[Callable[[], Asked]]) -> list[Answer]:
+        """Return the answer to each query. A query that was not begun when its caller goes is not worked out.
+
+        Args:
+            makes: return the queries; called in a thread one after another, in turns with those of other callers.
 
         Raises:
-            QueueFull: there is not as much.
+            QueueFull: too many are underway; nothing was spent on these.
         """
+        count = len(makes)
         if self._underway + count > self._room:
             raise QueueFull
         self._underway += count
+        try:
+            request: _Request[Asked, Answer] = _Request(makes, self._loop.create_future())
+            with self._news:
+                self._coming += count
+            self._makers.submit(self._make, request)
+            return await request.future
+        finally:
+            self._underway -= count
 
-    def leave(self, count: int = 1) -> None:
-        """Give back the room that `enter` took."""
-        self._underway -= count
-        self._news.set()
+    def _make(self, request: _Request[Asked, Answer]) -> None:
+        """Make a query of a request ready; with the last one, all of them wait for their batch."""
+        try:
+            while len(request.ready) < len(request.makes) and not request.future.cancelled():
+                request.ready.append(request.makes[len(request.ready)]())
+                if len(request.ready) < len(request.makes):
+                    with suppress(RuntimeError):  # at the end, when nobody else can come, there are no turns
+                        self._makers.submit(self._make, request)
+                        return
+        except Exception as error:  # whatever went wrong, the one who waits must hear of it
+            self._tell([(request, error)])
+            request.ready.clear()
+        with self._news:
+            self._coming -= len(request.makes)
+            self._waiting.extend((request, asked) for asked in request.ready)
+            if self._closed() or len(self._waiting) == len(request.ready):
+                self._news.notify()
 
-    async def ask(self, asked: Asked) -> Answer:
-        """Return the answer; one whose caller has gone before its batch began is not worked out."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, future))
-        self._news.set()
-        return await future
+    def _closed(self) -> bool:
+        return self._ending or not self._coming or len(self._waiting) >= self._most
 
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while await self._gather():
-            taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            batch = [(asked, future) for asked, future in taken if not future.done()]
-            if not batch:
-                continue
-            self._seen(len(batch))
-            try:
-                answers = await loop.run_in_executor(self._pool, self._run, [asked for asked, _ in batch])
-            except Exception as error:  # whatever went wrong, those who wait must hear of it
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+    def _serve(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._waiting or self._ending)
+                self._news.wait_for(self._closed, self._wait)
+                if not self._waiting:
+                    return
+                taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            batch = [(request, asked) for request, asked in taken if not request.future.done()]
+            if batch:
+                self._answer(batch)
 
-    async def _gather(self) -> bool:
-        """Return when a batch is to run: True, or False when the end has come and nobody waits."""
-        while not self._waiting and not self._ending:
-            await self._hear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._wait):
-                while not self._ending and len(self._waiting) < min(self._most, self._underway):
-                    await self._hear()
-        return bool(self._waiting)
+    def _answer(self, batch: Sequence[tuple[_Request[Asked, Answer], Asked]]) -> None:
+        self._seen(len(batch))
+        done: list[tuple[_Request[Asked, Answer], Exception | None]] = []
+        try:
+            answers = self._run([asked for _, asked in batch])
+        except Exception as error:  # as in `_make`
+            done = [(request, error) for request, _ in batch]
+        else:
+            for (request, _), answer in zip(batch, answers, strict=True):
+                request.answers.append(answer)
+                if len(request.answers) == len(request.makes):
+                    done.append((request, None))
+        self._tell(done)
 
-    async def _hear(self) -> None:
-        self._news.clear()
-        await self._news.wait()
+    def _tell(self, done: Sequence[tuple[_Request[Asked, Answer], Exception | None]]) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody listens
+            self._loop.call_soon_threadsafe(_deliver, done)
+
+    def _end(self) -> None:
+        self._makers.shutdown()
+        with self._news:
+            self._ending = True
+            self._news.notify()
+        self._thread.join()
+
+
+def _deliver(done: Sequence[tuple[_Request[Asked, Answer], Exception | None]]) -> None:
+    for request, error in done:
+        if request.future.done():
+            continue
+        if error is None:
+            request.future.set_result(request.answers)
+        else:
+            request.future.set_exception(error)

@@ -44,11 +44,10 @@ class Service:
 
     def __post_init__(self) -> None:
         self.measures = Measures(items=lambda: len(self.engine.content), underway=lambda: self.batcher.underway)
-        self.batcher: Batcher[Query, list[Hit]] = Batcher(
-            self.engine.search, room=self.limits.room, seen=self.measures.batch
-        )
         # Few threads decode, so that few decoded images are in memory at a time, however many requests wait.
-        self.decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-decode")
+        self.batcher: Batcher[Query, list[Hit]] = Batcher(
+            self.engine.search, makers=available_cores(), room=self.limits.room, seen=self.measures.batch
+        )
         self.painters = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-paint")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="saat-write")
         self.attacker = ThreadPoolExecutor(1, thread_name_prefix="saat-lab")
@@ -66,12 +65,7 @@ class Service:
             QueueFull: too many searches are underway.
             SaatError: a query is at fault.
         """
-        self.batcher.enter(len(queries))
-        try:
-            ready = [await self.within(self.decoders, make) for make in queries]
-            return list(await asyncio.gather(*(self.batcher.ask(query) for query in ready)))
-        finally:
-            self.batcher.leave(len(queries))
+        return await self.batcher.ask(queries)
 
     async def in_lab(self, work: Callable[[], Result]) -> Result:
         """Return what an attack returns; attacks run one at a time.
@@ -95,5 +89,5 @@ class Service:
         yield
         self.ready = False
         await self.batcher.stop()
-        for pool in (self.decoders, self.painters, self.writer, self.attacker):
+        for pool in (self.painters, self.writer, self.attacker):
             pool.shutdown(cancel_futures=True)
