@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from pictures import collection_of, encoded, picture
 from PIL import Image
 
 from saat.data import decoding
-from saat.data.decoding import allocate, decode_rows, open_image, resize_image
+from saat.data.decoding import FORMATS, allocate, decode_rows, open_image, resize_image
 from saat.errors import DataError
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -145,3 +147,17 @@ def test_large_stores_lie_in_a_file(monkeypatch):
     in_memory = decode_rows(collection_of(contents), range(3), size=8, crop_border=0, quiet=True)
     assert isinstance(in_file.images, np.memmap)
     assert np.array_equal(in_file.images, in_memory.images)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_images_of_known_formats_are_read(kind):
+    content = io.BytesIO()
+    Image.new("RGB", (6, 4), "white").save(content, kind)
+    assert open_image(content.getvalue()).size == (6, 4)
+
+
+def test_other_formats_are_not_tried():
+    content = io.BytesIO()
+    Image.new("RGB", (6, 4), "white").save(content, "EPS")  # Pillow would start Ghostscript on it
+    with pytest.raises(DataError, match=r"^not an image$"):
+        open_image(content.getvalue())

@@ -19,6 +19,8 @@ from saat.errors import DataError
 from saat.runtime import available_cores, progress
 
 MAX_PIXELS = 40_000_000  # checked before decoding, so that a decompression bomb costs nothing
+# Pillow knows forty more, most of them rarely tried with hostile bytes, and one of which starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 MAX_MEMORY = 2 * 1024**3  # bytes of pixels; more lie in a temporary file
 
 
@@ -56,7 +58,7 @@ def open_image(content: Content) -> Image.Image:
     if not isinstance(content, bytes):
         return Image.fromarray(content)
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         image.load()
