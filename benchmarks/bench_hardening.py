@@ -28,12 +28,14 @@ import torch
 from bench_defenses import DEFENSES, EPOCHS
 from bench_protocol import RESULTS, heading, paper_fit
 
+from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.data.loading import batches
 from saat.data.splits import ImageSplit
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
-from saat.models.checkpoint import load_checkpoint
+from saat.models.checkpoint import Card, load_checkpoint
+from saat.models.hash_model import HashModel
 from saat.recipes.harden import PRESETS, HardenConfig, make_step, training_items
 from saat.recipes.subject import splits_of
 from saat.runtime import as_channels_last, make_generator, set_threads, write_text
@@ -46,6 +48,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
 }
 
 
+def load_parent(config: HardenConfig) -> tuple[HashModel, Card, ImageSplit, CodeBank]:
+    """Return the model to harden, its card, what it is trained on, and the bank of that."""
+    model, parent = load_checkpoint(config.checkpoint)
+    splits = splits_of(parent, config.checkpoint, quiet=True)
+    return model, parent, *training_items(config, model, splits, torch.device("cpu"))
+
+
 def endless_batches(config: HardenConfig, train: ImageSplit, order: torch.Generator) -> Iterator[Batch]:
     """Yield batches as the training has them, epoch after epoch."""
     fit, device = config.fit, torch.device("cpu")
@@ -55,9 +64,7 @@ def endless_batches(config: HardenConfig, train: ImageSplit, order: torch.Genera
 
 def timed_steps(config: HardenConfig, steps: int) -> Iterator[float]:
     """Yield the seconds a batch takes, each time the mean over `steps` batches more."""
-    model, parent = load_checkpoint(config.checkpoint)
-    splits = splits_of(parent, config.checkpoint, quiet=True)
-    train, bank = training_items(config, model, splits, torch.device("cpu"))
+    model, parent, train, bank = load_parent(config)
     step = make_step(config, deepcopy(model), parent, bank)
     model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=config.fit.momentum)
@@ -76,9 +83,7 @@ def timed_steps(config: HardenConfig, steps: int) -> Iterator[float]:
 
 def published_steps(config: HardenConfig, steps: int) -> Iterator[float]:
     """Yield the seconds a batch takes in the published loop, each time the mean over `steps` batches more."""
-    model, parent = load_checkpoint(config.checkpoint)
-    splits = splits_of(parent, config.checkpoint, quiet=True)
-    train, bank = training_items(config, model, splits, torch.device("cpu"))
+    model, parent, train, bank = load_parent(config)
     hashing = build_loss(parent.loss, labels=bank.labels, code_length=model.code_length)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
     order = make_generator(0, "order")
