@@ -32,6 +32,9 @@ THREATS_NOTE = """\
 MAP, tie-aware; chance {}. APGD away from the mainstay code with 20 steps, so that a figure says how models compare, not
 how low a strong attack goes. The images made on another model come from MI-FGSM on the plain one, and for the plain one
 on the hardened one. `hardened` is SAAT."""
+ABLATION_NOTE = """\
+CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
+same time of training. The worst case is that of the suite `fast`."""
 CURVE_NOTE = """\
 `--robustness` multiplies the radius that is trained against. The worst case is that of the suite `fast`; one seed.
 
@@ -102,3 +105,18 @@ def curve_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     ]
     columns = ("defense", "robustness", "flags", "clean MAP", "worst case", "chance")
     return [f"## From clean to robust\n\n{CURVE_NOTE}\n\n{markdown(columns, table, text_columns=3)}\n"]
+
+
+def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the section of what each ingredient is worth: a row a run, over seeds."""
+    if not runs:
+        return []
+    rows = [run["row"] for run in runs]
+    table = []
+    for name in sorted({row["run"] for row in rows}, key=lambda name: (name.split(",")[0] != "saat", name)):
+        same = [row for row in rows if row["run"] == name]
+        flags = ", ".join(sorted({flag for row in same for flag in row["flags"]}))
+        keys = ("clean_map", "worst_case_map")
+        table.append([name, flags, str(len(same)), *(spread([row[key] for row in same], 3) for key in keys)])
+    columns = ("training", "flags", "seeds", "clean MAP", "worst case")
+    return [f"## What each ingredient is worth\n\n{ABLATION_NOTE}\n\n{markdown(columns, table, text_columns=2)}\n"]
