@@ -203,13 +203,14 @@ def reported(config: AttackConfig | EvaluateConfig, run: Callable[[], dict[str, 
 def add_row(result: dict[str, Any], dataset: str, model: str, name: str, seed: int, report: dict[str, Any]) -> None:
     """Add one row to the table of results, and print it."""
     cost = report["attack"]
+    patch = cost.get("patch", 0.0)  # a share of the area stands for norm and epsilon
     row = {
         "dataset": dataset,
         "model": model,
         "seed": seed,
         "attack": name,
-        "norm": cost["norm"],
-        "epsilon": cost["epsilon"],
+        "norm": "patch" if patch else cost["norm"],
+        "epsilon": patch or cost["epsilon"],
         "model_evaluations": cost["model_evaluations"],
         "seconds": cost["seconds"],
         "clean_map": report["clean_map"],
