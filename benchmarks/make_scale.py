@@ -1,4 +1,4 @@
-"""Write docs/scale.md: bytes by arithmetic, times from results/search.json and results/serve.json, where they are."""
+"""Write docs/scale.md: bytes by arithmetic, the rest from search.json, serve.json and fault_index.json in results."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ MACHINE_BYTES = 64 * 10**9
 SPARE = 0.25  # of a machine, for the system, the model and requests underway
 LENGTH = 64  # bits, for the table of machines
 RADII = (2, 8)  # shown of searches within a radius
+FAULTS = {  # of fault_index.json
+    "lost": "lost",
+    "damaged": "damaged",
+    "falsely_complete": "falsely whole",
+    "pushed_otherwise": "differed",
+    "searched_otherwise": "searched otherwise",
+}
 
 INTRODUCTION = """\
 # Scale
@@ -84,6 +91,15 @@ with `benchmarks/bench_serve.py --checkpoint DIR`. At that rate the first index 
 {build}
 
 The work is divided by giving each machine a part of the images and building one index a part.
+"""
+KILLS = """\
+## Kills
+
+A process that builds, changes and pushes indexes was killed by SIGKILL at random moments. Counted are acknowledged
+changes that were lost, folders that `verify` found damaged, addresses that passed for whole and were not, and those
+that differed from their folder, or were searched otherwise, after the next push (`benchmarks/fault_index.py`).
+
+{table}
 """
 STEPS = """\
 ## What to change
@@ -233,6 +249,15 @@ def serving_section(result: dict[str, Any]) -> str:
     )
 
 
+def kills_section(result: dict[str, Any]) -> str:
+    """Return the section of kills, of the folder alone and with each server."""
+    servers = {"none": "none", "postgresql": "PostgreSQL", "milvus": "Milvus"}
+    columns = ("server", "kills", "in a write", "in a push", *FAULTS.values())
+    keys = ("rounds", "killed_in_a_write", "killed_in_a_push", *FAULTS)
+    rows = [[servers[run["server"]], *(str(run.get(key, "")) for key in keys)] for run in result["runs"]]
+    return KILLS.format(table=markdown(columns, rows, text_columns=1))
+
+
 def read(name: str) -> dict[str, Any] | None:
     """Return the results of a benchmark, if it was run."""
     path = RESULTS / name
@@ -241,12 +266,13 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    searched, served = read("search.json"), read("serve.json")
+    searched, served, killed = read("search.json"), read("serve.json"), read("fault_index.json")
     sizes = {"metadata": METADATA_BYTES, "photo": PHOTO_BYTES // 1000}
     machines = {"length": LENGTH, "machine": short(MACHINE_BYTES), "spare": SPARE, "table": machines_table()}
     parts = [INTRODUCTION, BYTES.format(table=bytes_table(), **sizes), MACHINES.format(**machines, **sizes)]
     parts += [time_section(searched)] if searched else []
     parts += [serving_section(served)] if served else []
+    parts += [kills_section(killed)] if killed else []
     write_text(PAGE, "\n".join([*parts, STEPS]))
 
 

@@ -1,4 +1,4 @@
-"""A trained model, an index of real images, and `saat serve` as a process, for tests of the service and its page."""
+"""A trained model, its detector, an index of real images, and `saat serve` as a process, to test what is served."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ COUNT = 60
 
 @dataclass(frozen=True)
 class Served:
-    """A checkpoint, the images of its index, and the index."""
+    """A checkpoint, its detector, the images of its index, and the index."""
 
     checkpoint: Path
+    detector: Path
     photos: Path
     index: Path
 
@@ -50,6 +51,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     sizes = ["--data.train_size=120", "--data.query_size=20", "--data.database_size=150"]
     words = ["train", f"--out={root / 'model'}", "--backbone=resnet8", "--loss=csq", "--fit.epochs=2", "--quiet=true"]
     assert main([*words, *sizes]) == 0
+    calibrate = ["detect", f"--checkpoint={root / 'model'}", f"--out={root / 'detected'}", "--steps=1", "--quiet=true"]
+    assert main(calibrate) == 0
     fashion = read_fashion()
     for row in range(COUNT):
         path = root / "photos" / CLASS_NAMES[row % 10].replace("/", " ") / f"{row:02}.png"
@@ -57,7 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         Image.fromarray(fashion.read(row)).save(path)
     build = ["index", "build", f"--checkpoint={root / 'model'}", f"--images=[{root / 'photos'}]", "--quiet=true"]
     assert main([*build, f"--out={root / 'index'}"]) == 0
-    return Served(root / "model", root / "photos", root / "index")
+    return Served(root / "model", root / "detected" / "detector", root / "photos", root / "index")
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +82,12 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
                 process.kill()
 
     return start
+
+
+@pytest.fixture(scope="session")
+def url(served: Served, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[str]:
+    """The address of a service with the lab, a second model beside the first, and a detector of each."""
+    hardened = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
+    detectors = (f"--detector={served.detector}", f"--hardened_detector={served.detector}")
+    with serve(f"--index={served.index}", "--lab=true", *hardened, *detectors, "--rate=0") as server:
+        yield server.url

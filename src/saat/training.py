@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,7 @@ def fit(
 
 
 def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer, batch: Batch) -> Mapping[str, float]:
-    batch = Batch(as_channels_last(batch.images), batch.labels, batch.indices)
-    output = step(model, batch)
+    output = step(model, replace(batch, images=as_channels_last(batch.images)))
     if not bool(torch.isfinite(output.loss)):
         raise SaatError(f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`")
     optimizer.zero_grad(set_to_none=True)

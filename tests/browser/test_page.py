@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -10,8 +11,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from saat.defenses.detection import Detector
+from saat.models.checkpoint import load_checkpoint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DEMANDED = bool(os.environ.get("SAAT_DEMAND_BROWSER"))  # `make browser`
@@ -20,13 +27,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM and not DEMANDED, reason="no Chromium here; Debian: apt install chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def url(served: Any, serve: Start) -> Iterator[str]:
-    sides = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
-    with serve(f"--index={served.index}", "--lab=true", *sides, "--rate=0") as server:
-        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,39 @@ def test_the_lab_shows_both_models_and_follows_the_slider(page: Page) -> None:
     expect(sides.first.locator(".verdict")).to_contain_text("moved by 0 bits of 32")
 
 
+def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any) -> None:
+    detector = Detector.load(served.detector, load_checkpoint(served.checkpoint)[0])
+    photos = sorted(served.photos.rglob("*.png"))
+    images = np.stack([np.asarray(Image.open(path)) for path in photos]).transpose(0, 3, 1, 2)
+    scores, threshold = detector.score(torch.from_numpy(images.copy())), detector.threshold(0.01)
+    calm, score = photos[int(scores.argmin())], float(scores.min())
+    ordinary, attacked = "The query looks ordinary", "The query looks like an attack"
+    page.locator("#file").set_input_files(calm)
+    told = page.get_by_role("status").filter(has_text="The query")  # announced: a status is a live region
+    expect(told).to_have_count(1)
+    expect(told).to_have_text(f"✓ {ordinary} score {score:.4f}, threshold {threshold:.4f}")
+    expect(told).to_have_attribute("aria-live", "polite")
+    page.locator("#attack").click()
+    for side in page.locator(".side").all():
+        expect(side.locator(".risk_before")).to_have_text(f"✓ {ordinary} score {score:.4f}, threshold {threshold:.4f}")
+        expect(side.locator(".risk_after")).to_contain_text(attacked)
+    sentence = "the query looks ordinary before the attack, and looks like an attack after it."
+    expect(page.get_by_role("status").filter(has_text="before the attack")).to_have_text(
+        f"plain model: {sentence} hardened model: {sentence}"
+    )
+    expect(page.locator("#lab")).to_contain_text("knows it fully, but not its detector")
+    keep(page, "5-risk")
+    source = page.locator(".side .adversarial").first.get_attribute("src") or ""
+    content = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+    page.locator("#file").set_input_files({"name": "attacked.png", "mimeType": "image/png", "buffer": content})
+    expect(page.locator("#risk")).to_contain_text(f"⚠ {attacked}")
+    expect(page.locator("#lab-risk")).to_be_empty()
+    keep(page, "6-risk-of-a-search")
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
+    expect(page.locator("#status")).to_have_text("not an image")
+    expect(page.locator("#risk")).to_be_empty()
+
+
 def test_with_the_keyboard_alone(page: Page) -> None:
     def tab_to(selector: str) -> None:
         for _ in range(120):
@@ -204,3 +237,5 @@ def test_a_service_with_a_token_asks_for_it(browser: Browser, served: Any, serve
         assert all_loaded(page, "#hits img, #samples img, #preview")  # pictures need the token too
         expect(page.locator("#token")).to_be_hidden()
         expect(page.locator("#lab")).to_be_hidden()
+        expect(page.locator("#risk")).to_be_hidden()  # no detector, no word of risk
+        expect(page.get_by_text("looks", exact=False)).to_have_count(0)

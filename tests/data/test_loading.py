@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from saat.data.loading import batches, crop_and_flip
+from saat.data.loading import batches, draw_crop_flip
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError
 from saat.runtime import make_generator
@@ -60,7 +61,7 @@ def test_augmentation_is_by_the_generator_and_in_range(split):
 def test_each_image_moves_and_flips_alone():
     ramp = torch.arange(16.0).repeat(16, 1)
     place = torch.stack([ramp, ramp.T, torch.zeros(16, 16)])  # the first channel holds columns, the second rows
-    moved = crop_and_flip(place.expand(64, 3, 16, 16), generator=make_generator(3))
+    moved = draw_crop_flip(64, 16, generator=make_generator(3)).apply(place.expand(64, 3, 16, 16))
     columns, rows = moved[:, 0, 8], moved[:, 1, :, 8]
     assert len(torch.unique(columns, dim=0)) > 5
     flipped = columns[:, 0] > columns[:, -1]
@@ -69,6 +70,25 @@ def test_each_image_moves_and_flips_alone():
         expected = [(torch.arange(16.0) + shift).clamp(0, 15) for shift in (-2, -1, 0, 1, 2)]
         assert any(torch.equal(column.flip(0) if mirror else column, one) for one in expected)
         assert any(torch.equal(row, one) for one in expected)
+
+
+def test_the_draws_are_offsets_into_a_padded_image_then_flips(split):
+    """The order in which the generator is asked fixes the bits of every training."""
+    generator = make_generator(4)
+    moved = draw_crop_flip(10, 16, generator=make_generator(4)).apply(split.images)
+    top, left = torch.randint(0, 5, (2, 10), generator=generator)
+    flipped = torch.rand(10, generator=generator) < 0.5
+    padded = F.pad(split.images.float(), (2,) * 4, mode="replicate").to(torch.uint8)
+    for row in range(10):
+        square = padded[row, :, top[row] : top[row] + 16, left[row] : left[row] + 16]
+        assert torch.equal(moved[row], square.flip(2) if flipped[row] else square)
+
+
+def test_a_batch_says_what_was_drawn_for_it(split):
+    for batch in batches(split, 4, generator=make_generator(5), augment=True):
+        assert batch.augmentation is not None
+        assert torch.equal(batch.augmentation.apply(split.images[batch.indices]).float() / 255, batch.images)
+    assert all(batch.augmentation is None for batch in batches(split, 4, generator=make_generator(5)))
 
 
 def test_wrong_arguments(split):

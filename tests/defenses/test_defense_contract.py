@@ -6,14 +6,16 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from saat.attacks.base import Probe
 from saat.attacks.gradient import PGD
 from saat.attacks.objectives import flips_objective
 from saat.attacks.prototype import fit_prototypes
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.defenses.catalog import DEFENSES, DefenseOptions
+from saat.defenses.inner import CarriedInnerAttack, InnerAttack
 from saat.losses.catalog import build_loss
 from saat.models.hash_model import HashModel
 from saat.types import Batch
@@ -43,12 +45,16 @@ def small_prototype_net(monkeypatch):
 
 @pytest.fixture(params=DEFENSES)
 def make(request) -> Callable[..., nn.Module]:
-    def build(model: HashModel, *, labels: torch.Tensor = LABELS, seed: int = 0) -> nn.Module:
+    def build(model: HashModel, *, labels: torch.Tensor = LABELS, seed: int = 0, carry: bool = False) -> nn.Module:
+        attack = PGD(ThreatModel("linf", 8 / 255), steps=2, step_size=4 / 255, keep_best=False)
+        inner = InnerAttack(attack, seed=seed)
+        if carry:
+            inner = CarriedInnerAttack(attack, items=ITEMS, image_size=10, seed=seed)
         options = DefenseOptions(
             model=model,
             loss=build_loss("dph", labels=labels, code_length=CODE_LENGTH),
             bank=CodeBank(model.encode(IMAGES), labels),
-            attack=PGD(ThreatModel("linf", 8 / 255), steps=2, step_size=4 / 255, keep_best=False),
+            inner=inner,
             make_objective=flips_objective,
             adversarial_weight=1.0,
             quantization_weight=1e-4,
@@ -111,16 +117,38 @@ def test_the_same_seed_has_the_same_loss_and_another_seed_another(make, model):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_saved_step_goes_on_as_if_nothing_had_happened(make, model, tmp_path):
-    step, later = make(model), deepcopy(model)
+@pytest.mark.parametrize("carry", [False, True])
+def test_a_saved_step_goes_on_as_if_nothing_had_happened(carry, make, model, tmp_path):
+    step, later = make(model, carry=carry), deepcopy(model)
     with torch.no_grad():
         later.hash_layer.weight.add_(0.1)  # after some training; the model before it is that of the checkpoint
     first = loss_of(step, deepcopy(later))
     torch.save(step.state_dict(), tmp_path / "step.pt")
-    again = make(model)
+    again = make(model, carry=carry)
     again.load_state_dict(torch.load(tmp_path / "step.pt", weights_only=True))
     after = [loss_of(each, deepcopy(later)) for each in (step, again)]
     assert after[0] == after[1] != first
+
+
+def test_a_carried_perturbation_is_that_of_its_image(make, model, monkeypatch):
+    """In the second epoch every search begins where that of the first ended, in whatever order the images come."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    search = PGD.perturb
+
+    def spy(self: PGD, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        found = search(self, probe, images, generator=generator)
+        seen.append((images if self.start is None else self.start, found))
+        return found
+
+    monkeypatch.setattr(PGD, "perturb", spy)
+    step = make(model, labels=SOME, carry=True)
+    for rows in (ROWS, ROWS.flip(0)):
+        step(model.train(), batch(SOME, rows))
+    (_, first), (start, second) = seen
+    assert (start - first.flip(0)).abs().max() <= 0.5 * 8 / 255 / 127 + 1e-6
+    assert not torch.equal(start, second)
+    learned = range(4) if make.name in LABEL_FREE or make.name == "pgd-at" else (0, 2)  # rows 3 and 7 have a label
+    assert step.inner.visited.nonzero().flatten().tolist() == sorted(ROWS[list(learned)].tolist())
 
 
 def test_the_resume_state_holds_no_model(make, model):

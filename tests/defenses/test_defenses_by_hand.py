@@ -17,6 +17,7 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import center_codes
 from saat.defenses.catalog import DEFENSES, DefenseOptions
 from saat.defenses.distillation import DistillationStep
+from saat.defenses.inner import InnerAttack
 from saat.defenses.own_code import PgdStep, TradesStep
 from saat.defenses.prototype import AtrdhStep
 from saat.defenses.query_side import QuerySideStep
@@ -34,8 +35,8 @@ class TwoBits(nn.Module):
         return 4.0 * (images[:, :2, 0, 0] - 0.5)
 
 
-def attack() -> PGD:
-    return PGD(ThreatModel("linf", 1 / 8), steps=3, step_size=1 / 8, keep_best=False)
+def attack() -> InnerAttack:
+    return InnerAttack(PGD(ThreatModel("linf", 1 / 8), steps=3, step_size=1 / 8, keep_best=False))
 
 
 def csq() -> CSQLoss:
@@ -131,7 +132,7 @@ def options(bank: CodeBank) -> DefenseOptions:
         model=TwoBits(),
         loss=csq(),
         bank=bank,
-        attack=attack(),
+        inner=attack(),
         make_objective=agreement_objective,
         adversarial_weight=1.0,
         quantization_weight=1.0,

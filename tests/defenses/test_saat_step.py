@@ -8,6 +8,7 @@ from saat.attacks.gradient import PGD
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
+from saat.defenses.inner import InnerAttack
 from saat.defenses.semantic import SaatStep, alignment_loss, quantization_loss
 from saat.losses.catalog import LOSSES, build_loss
 from saat.models.hash_model import HashModel
@@ -26,10 +27,11 @@ def model() -> HashModel:
     return HashModel(nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2)), nn.Linear(32, 16), code_length=16)
 
 
-def make_step(name: str = "dph", labels: torch.Tensor = LABELS, **options) -> SaatStep:
+def make_step(name: str = "dph", labels: torch.Tensor = LABELS, *, seed: int = 0, **options) -> SaatStep:
     bank = CodeBank(torch.ones(ITEMS, CODE_LENGTH, dtype=torch.int8), labels)
     attack = PGD(ThreatModel("linf", 8 / 255), steps=2, step_size=4 / 255, keep_best=False)
-    return SaatStep(build_loss(name, labels=labels, code_length=CODE_LENGTH), bank, attack, **options)
+    loss = build_loss(name, labels=labels, code_length=CODE_LENGTH)
+    return SaatStep(loss, bank, InnerAttack(attack, seed=seed), **options)
 
 
 def batch(labels: torch.Tensor = LABELS) -> Batch:

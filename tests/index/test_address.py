@@ -22,6 +22,11 @@ from saat.index.address import Address, parse_address
             "milvus://[::1]:19531/p",
         ),
         (
+            "milvus+tls://me:x@db/p",
+            Address("milvus+tls", "db", None, "me", "x", "p", "p", {}),
+            "milvus+tls://db/p",
+        ),
+        (
             "postgres://me:x@db:5433/mine?table=t&sslmode=require",
             Address("postgresql", "db", 5433, "me", "x", "mine", "t", {"sslmode": "require"}),
             "postgresql://db:5433/mine?table=t",
@@ -42,6 +47,7 @@ def test_parts(text: str, address: Address, shown: str) -> None:
     ("text", "message"),
     [
         ("mysql://me:geheim@db/photos", "found mysql://"),
+        ("postgresql+tls://me:geheim@db/photos", r"found postgresql\+tls://"),
         ("milvus:///photos", "found no host"),
         ("milvus://me:geheim@db:port/photos", "a host or port that is none"),
         ("milvus://me:geheim@db:99999/photos", "a host or port that is none"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +15,14 @@ import pytest
 
 from saat.errors import ArgumentError, DataError
 from saat.index import milvus
+from saat.index.address import parse_address
 from saat.index.catalog import open_remote
 from saat.index.content import IndexContent, ModelKey
 from saat.index.flat import FlatIndex
 from saat.index.push import Step, push
 from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
+from saat.index.stored import RemoteManifest
 from saat.index.where import select
 
 MODEL = ModelKey("a" * 32, 24, "runs/plain")
@@ -72,8 +76,8 @@ def content() -> IndexContent:
     return IndexContent.empty(MODEL).added(packed, pa.table(columns), model=MODEL).without(np.arange(0, COUNT, 11))
 
 
-def pushed_steps(items: IndexContent, remote: RemoteIndex[Any], created: str = "now") -> Step:
-    steps = list(push(items, created, remote, batch_size=150))
+def pushed_steps(items: IndexContent, remote: RemoteIndex[Any], identity: str = "ours") -> Step:
+    steps = list(push(items, remote, identity=identity, created="now", batch_size=150))
     return Step(*(sum(getattr(step, name) for step in steps) for name in ("items", "written", "removed")))
 
 
@@ -128,13 +132,13 @@ def test_a_push_makes_the_server_the_same_and_writes_what_differs(scheme: str, a
     changed = items.without(np.array([1, 150, 399])).added(np.full((1, 3), 9, np.uint8), more, model=MODEL)
     assert pushed_steps(changed, remote) == Step(len(changed), 1, 3)
     check_same(remote, changed)
-    for other, created, message in [
-        (items, "later", "the index of one folder"),
-        (IndexContent.empty(ModelKey("b" * 32, 24)), "now", "codes of one model"),
-        (IndexContent.empty(ModelKey("a" * 32, 32)), "now", "here 24 bits; got 32"),
+    for other, identity, message in [
+        (items, "another", "the index of one folder"),  # of the same second and the same model
+        (IndexContent.empty(ModelKey("b" * 32, 24)), "ours", "codes of one model"),
+        (IndexContent.empty(ModelKey("a" * 32, 32)), "ours", "here 24 bits; got 32"),
     ]:
         with pytest.raises(ArgumentError, match=message):
-            pushed_steps(other, remote, created)
+            pushed_steps(other, remote, identity)
     check_same(remote, changed)
     remote.close()
 
@@ -142,7 +146,7 @@ def test_a_push_makes_the_server_the_same_and_writes_what_differs(scheme: str, a
 def test_a_push_cut_off_is_refused_then_goes_on(scheme: str, address: Addresses) -> None:
     place, items = address(scheme), content()
     remote = open_remote(place)
-    steps = push(items, "now", remote, batch_size=100)
+    steps = push(items, remote, identity="ours", created="now", batch_size=100)
     assert next(steps) == Step(100, 100, 0)
     remote.close()
     remote = open_remote(place)
@@ -151,6 +155,18 @@ def test_a_push_cut_off_is_refused_then_goes_on(scheme: str, address: Addresses)
     assert pushed_steps(items, remote) == Step(len(items), len(items) - 100, 0)
     check_same(remote, items)
     remote.close()
+
+
+def test_a_manifest_older_than_identities_is_known_by_its_time() -> None:
+    address = parse_address("postgresql:///photos")
+    written = RemoteManifest(
+        MODEL, "0123abcd", "2025-01-01T00:00:00+00:00", 7, content().metadata.schema, complete=True
+    )
+    assert RemoteManifest.read(written.text(), address) == written
+    values = json.loads(written.text())
+    del values["identity"]
+    old = RemoteManifest.read(json.dumps(values), address)
+    assert old == replace(written, identity=written.created)
 
 
 @pytest.mark.parametrize("where", CONDITIONS)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
+from saat.data.folder import read_folder
 from saat.recipes.demo import DemoConfig, demo
 
 
@@ -28,3 +30,7 @@ def test_the_story_in_small(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 100
     assert (tmp_path / "report.md").exists()
+    collection = read_folder(tmp_path / "database")  # the images that an index is built of
+    labels = Counter(collection.class_names[place] for place in collection.labels.argmax(1))
+    counts = report["plain"]["data"]["class_counts"]
+    assert labels == {name.replace("/", " "): count for name, count in counts.items()}

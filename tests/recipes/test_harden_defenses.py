@@ -125,8 +125,23 @@ def test_the_preset_of_query_side_has_its_own_training() -> None:
     parser = make_parser("query-side", "harden")
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
     assert (made.epsilon, made.steps, made.step_size, made.mirror) == (10 / 255, 1, 10 / 255, True)
-    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (24, 128, 0.4)
+    assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (40, 128, 0.4)
     assert (made.fit.schedule, made.fit.average) == ("one-cycle", 0.99)
+
+
+def test_carried_perturbations_start_every_epoch_but_the_first(tiny: Path, tmp_path: Path) -> None:
+    words = ["harden", f"--checkpoint={tiny}", *QUICK, "--fit.epochs=2"]
+    for carry in ("false", "true"):
+        assert main([*words, f"--out={tmp_path / carry}", f"--carry={carry}"]) == 0
+    without, carried = (rows(tmp_path / carry) for carry in ("false", "true"))
+    assert carried[0]["alignment"] == without[0]["alignment"]
+    assert carried[1]["alignment"] != without[1]["alignment"]
+    assert read_card(tmp_path / "true").training["carry"] is True
+    state = torch.load(tmp_path / "true" / "resume.pt", weights_only=True)["step"]
+    assert state["inner.perturbations"].shape == (120, 3, 32, 32)
+    assert bool(state["inner.perturbations"].flatten(1).any(1).all())
+    grown = (tmp_path / "true" / "resume.pt").stat().st_size - (tmp_path / "false" / "resume.pt").stat().st_size
+    assert grown == pytest.approx(120 * (3 * 32 * 32 + 1), rel=0.01)
 
 
 def test_an_unknown_defense_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:

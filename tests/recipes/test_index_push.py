@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import httpx
@@ -18,8 +19,9 @@ from PIL import Image
 
 from saat.cli import main
 from saat.data.fashion import CLASS_NAMES, read_fashion
+from saat.index import storage
 from saat.index.catalog import open_remote
-from saat.index.storage import read_index
+from saat.index.storage import create_index, read_index, read_manifest
 from saat.recipes.index import InfoConfig, info
 from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
@@ -61,6 +63,7 @@ def test_an_address_is_searched_like_the_folder(
         assert search(SearchConfig(index=place, image=photo, k=k, where=where, quiet=True)) == wanted
     report = info(InfoConfig(index=place))
     assert (report["count"], report["complete"]) == (COUNT, True)
+    assert report["identity"] == read_manifest(folder).identity
     assert report["columns"] == info(InfoConfig(index=folder, quiet=True))["columns"]
     capsys.readouterr()
     assert main(["search", f"--index={place}", f"--image={photo}", "--k=2", "--where=label == 'Fish'"]) == 0
@@ -173,6 +176,25 @@ def test_another_model_is_refused(
     assert main([*build, f"--out={tmp_path / 'index'}"]) == 0
     assert main(["index", "push", str(tmp_path / "index"), f"--to={place}"]) == 2
     assert "codes of one model" in capsys.readouterr().err
+
+
+@pytest.mark.servers
+def test_a_folder_of_the_same_second_and_model_is_another_index(
+    address: Addresses,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, first = address("postgresql"), read_manifest(folder)
+    push(PushConfig(index=folder, to=place, quiet=True))
+    monkeypatch.setattr(storage, "_now", lambda: first.created)
+    second = create_index(tmp_path / "index", read_index(folder))
+    assert (second.created, second.model) == (first.created, first.model)
+    assert main(["index", "push", str(tmp_path / "index"), f"--to={place}"]) == 2
+    assert f"that of another folder, made {first.created}" in capsys.readouterr().err
+    copytree(folder, tmp_path / "copy")  # such as one from a backup
+    assert push(PushConfig(index=tmp_path / "copy", to=place, quiet=True))["written"] == 0
 
 
 @pytest.mark.parametrize("client", ["pymilvus", "psycopg"])

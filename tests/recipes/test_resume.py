@@ -45,8 +45,9 @@ def test_train_resumes_to_the_same_bits(plain: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 
 
-def test_harden_resumes_to_the_same_bits(plain: Path, tmp_path: Path) -> None:
-    words = [*HARDEN, f"--checkpoint={plain}"]
+@pytest.mark.parametrize("carry", ["false", "true"])
+def test_harden_resumes_to_the_same_bits(carry: str, plain: Path, tmp_path: Path) -> None:
+    words = [*HARDEN, f"--checkpoint={plain}", f"--carry={carry}"]
     assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
     run_and_kill(words, tmp_path / "killed", epochs=1, delay=0.1)
     assert main([*words, f"--out={tmp_path / 'killed'}"]) == 0

@@ -20,6 +20,7 @@ from saat.errors import ArgumentError, DataError
 from saat.index.content import IndexContent, ModelKey
 from saat.models.hash_model import wrap_module
 from saat.serving.engine import KEPT, Query, SearchEngine
+from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
 
 SIZE, COUNT = 8, 50
@@ -83,6 +84,32 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
         engine.check_where("color == 1")
 
 
+def test_a_detector_looks_at_the_images_of_a_batch_and_those_of_items(engine: SearchEngine) -> None:
+    def assess(images: Any) -> list[Risk]:
+        return [Risk.of(float(image.mean()) / 255, 0.5) for image in images]
+
+    def read(path: str) -> Any:
+        if path.endswith("/4.png"):
+            raise FileNotFoundError(path)
+        return IMAGES[int(path[8:-4])]
+
+    watched = SearchEngine(engine.model, engine.content, image_size=SIZE, read=read, assess=assess)
+    queries = [
+        Query(watched.code(3), 2),
+        Query(watched.prepare(IMAGES[5]), 2),
+        Query(watched.code(4), 2, seen=watched.seen(4)),
+        Query(watched.code(6), 2, seen=watched.seen(6)),
+    ]
+    five, six = (Risk.of(float(IMAGES[row].mean()) / 255, 0.5) for row in (5, 6))
+    wanted = [Answer(hits, risk) for hits, risk in zip(engine.search(queries), (None, five, None, six), strict=True)]
+    assert watched.answer(queries) == wanted
+    assert watched.answer([]) == []
+    assert engine.seen(6) is None  # without a detector nothing is read
+    assert engine.answer(queries[:2]) == [Answer(hits) for hits in engine.search(queries[:2])]
+    with pytest.raises(KeyError):
+        watched.seen(COUNT)
+
+
 def test_many_threads_and_conditions_at_once(engine: SearchEngine) -> None:
     queries = [Query(engine.prepare(IMAGES[row % COUNT]), 9, f"id >= {row % (KEPT + 3)}") for row in range(80)]
     wanted = [engine.search([query])[0] for query in queries]
@@ -127,6 +154,7 @@ def test_the_lab_attacks_by_label_or_by_own_code(engine: SearchEngine) -> None:
     away = attack(None)
     assert away.moved > attack(None, epsilon=2 / 255).moved  # a larger budget goes farther
     assert away.before[0].distance == 0
+    assert (away.risk_before, away.risk_after) == (None, None)  # no detector
     assert attack(None, epsilon=0.0).moved == attack(None, epsilon=0.9 / 255).moved == 0  # less than a step of a file
     with pytest.raises(LabTimeout):
         attack(None, deadline=0.0)

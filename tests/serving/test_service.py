@@ -19,24 +19,20 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import saat
 from saat.data.fashion import read_fashion
+from saat.defenses.detection import Detector
+from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
 from saat.serving.client import ServiceError
-from saat.serving.hits import Item
+from saat.serving.hits import Item, Risk
 from saat.serving.service import LAB_ROOM
 
 Start = Callable[..., AbstractContextManager[Any]]
 TOKEN = "a-token-of-enough-letters"
-
-
-@pytest.fixture(scope="module")
-def url(served: Any, serve: Start) -> Iterator[str]:
-    sides = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
-    with serve(f"--index={served.index}", "--lab=true", *sides, "--rate=0") as server:
-        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +64,9 @@ def test_results_are_those_of_saat_search(served: Any, url: str, photo: Path, wh
 
 
 def test_an_item_is_found_by_its_id_as_by_its_image(http: httpx.Client, served: Any, photo: Path) -> None:
-    hits = post(http, photo, k="60").json()["hits"]
-    number = next(hit["id"] for hit in hits if hit["name"] == photo.name)
-    assert http.post("/search", data={"item": str(number), "k": "60"}).json()["hits"] == hits
+    answer = post(http, photo, k="60").json()
+    number = next(hit["id"] for hit in answer["hits"] if hit["name"] == photo.name)
+    assert http.post("/search", data={"item": str(number), "k": "60"}).json() == answer
     assert http.get(f"/items/{number}").json() == {
         "id": number,
         "name": photo.name,
@@ -86,6 +82,17 @@ def test_a_batch_gives_what_single_searches_give(http: httpx.Client, served: Any
     assert answer.json()["answers"] == [post(http, path, k="5", where="label != 'Bag'").json() for path in photos]
     wrong = http.post("/search/batch", files=[*files, ("images", ("x", b"no image"))])
     assert (wrong.status_code, wrong.json()) == (422, {"error": f"image {len(photos)}: not an image"})
+
+
+def test_the_risk_of_a_query_is_what_its_detector_says(url: str, served: Any) -> None:
+    detector = Detector.load(served.detector, load_checkpoint(served.checkpoint)[0])
+    photos = sorted(served.photos.rglob("*.png"))[::10]
+    images = torch.from_numpy(np.stack([np.asarray(Image.open(path)) for path in photos]).transpose(0, 3, 1, 2).copy())
+    with saat.Client(url) as client:
+        found = [client.answer(path, 3) for path in photos]
+        assert [answer.hits for answer in found] == [client.search(path, 3) for path in photos]
+    threshold = detector.threshold(0.01)
+    assert [answer.risk for answer in found] == [Risk.of(score, threshold) for score in detector.score(images).tolist()]
 
 
 def test_searches_at_the_same_time_share_batches_and_keep_their_answers(http: httpx.Client, served: Any) -> None:
@@ -117,6 +124,7 @@ def test_pictures_are_bounded_and_known_by_id(http: httpx.Client) -> None:
 def test_what_it_says_of_itself(http: httpx.Client) -> None:
     about = http.get("/about").json()
     assert (about["items"], about["code_length"], about["lab"], about["writable"]) == (60, 32, True, False)
+    assert about["detector"] is True
     assert http.get("/health").json() == {"status": "ok"}
     assert http.get("/ready").json() == {"status": "ready"}
     samples = http.get("/samples?count=7&seed=3").json()["items"]
@@ -163,8 +171,9 @@ def test_the_lab_keeps_its_budget_and_moves_the_code(http: httpx.Client) -> None
         assert side["moved"] > 0
         image = io.BytesIO()
         Image.fromarray(adversarial.astype(np.uint8)).save(image, "PNG")
-        again = http.post("/search", files={"image": image.getvalue()}, data={"k": "5"}).json()["hits"]
-        assert side["after"] == again  # the picture that is shown does what is said of it
+        again = http.post("/search", files={"image": image.getvalue()}, data={"k": "5"}).json()
+        assert (side["after"], side["risk_after"]) == (again["hits"], again["risk"])  # of the picture that is shown
+        assert side["risk_before"] == http.post("/search", data={"item": "12"}).json()["risk"]
     still = http.post("/lab/attack", data=fields | {"epsilon": "0", "steps": "1"}).json()["sides"][0]
     assert (still["moved"], still["largest"], still["after"]) == (0, 0, still["before"])
     for wrong in ({"epsilon": "0.5"}, {"epsilon": "nan"}, {"steps": "101"}, {"k": "101"}, {"item": "777"}):
@@ -326,6 +335,7 @@ def test_items_are_added_and_removed_for_good(guarded: tuple[str, Path]) -> None
     buffer = io.BytesIO()
     Image.fromarray(read_fashion().read(500)).save(buffer, "PNG")
     with saat.Client(url, TOKEN) as client:
+        assert client.answer(buffer.getvalue()).risk is None  # no detector
         added = client.add(buffer.getvalue(), label="Bag")
         assert (added.id, added.metadata) == (60, {"label": "Bag"})
         assert client.add(buffer.getvalue(), label="Bag") == added  # the same image is the same item

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from saat.attacks.base import Attack, Probe
+from saat.attacks.base import Attack, Probe, warm_start
 from saat.attacks.threat import Threat
-from saat.errors import ArgumentError, check_at_least
+from saat.errors import check_at_least
 
 MOMENTUM = 0.75  # share of the new step against the last move
 ENOUGH = 0.75  # share of steps between two checkpoints that must improve, or the step is halved
@@ -62,15 +62,11 @@ class APGD(Attack):
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Run every search; return the last iterate of the last one."""
-        if self.start is not None and self.start.shape != images.shape:
-            raise ArgumentError(
-                f"`start` has the shape of the images, {tuple(images.shape)}; got {tuple(self.start.shape)}"
-            )
         probe.values(images)  # so that no start can end worse than the clean image
         current = images
         for restart in range(self.restarts):
             if restart == 0 and self.start is not None:
-                current = self.threat.project(self.start.to(images), images)
+                current = warm_start(self.start, images, self.threat)
             else:
                 current = self.threat.random_start(images, generator=generator)
             current = self._descend(probe, images, current)

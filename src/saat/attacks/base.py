@@ -168,6 +168,17 @@ class Attack(ABC):
         """
 
 
+def warm_start(start: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Return `start` as the first iterate of a search around `images`: on their device, and within the threat model.
+
+    Raises:
+        ArgumentError: it has not the shape of the images.
+    """
+    if start.shape != images.shape:
+        raise ArgumentError(f"`start` has the shape of the images, {tuple(images.shape)}; got {tuple(start.shape)}")
+    return threat.project(start.to(images), images)
+
+
 def check_images(images: Tensor) -> None:
     """Raise unless `images` is float32 (B, 3, H, W), finite and in [0, 1].
 

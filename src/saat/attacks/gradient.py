@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saat.attacks.base import Attack, Probe
+from saat.attacks.base import Attack, Probe, warm_start
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
 
@@ -26,6 +26,7 @@ class PGD(Attack):
         step_size: length of a step, in pixel units and the threat's norm.
         random_start: begin at a random place in the ball instead of the clean image.
         restarts: searches from as many starts; the best iterate of all is kept.
+        start: where the first search begins, (B, 3, H, W), instead of elsewhere: for a batch of B images.
         sharpness: slopes of the relaxed code over the search, in equal parts of the steps.
         precision: of the search; see `runtime.autocast`.
         keep_best: return the best of the clean image and all iterates (two more forward passes), not the last.
@@ -42,6 +43,7 @@ class PGD(Attack):
         step_size: float = 1 / 255,
         random_start: bool = True,
         restarts: int = 1,
+        start: Tensor | None = None,
         sharpness: Sequence[float] = (1.0,),
         precision: str = "float32",
         keep_best: bool = True,
@@ -55,15 +57,18 @@ class PGD(Attack):
         if restarts > 1 and not keep_best:
             raise ArgumentError(f"`restarts` above 1 need `keep_best`; got {restarts} restarts without it")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
-        self.random_start = random_start
+        self.random_start, self.start = random_start, start
         self.sharpness = tuple(sharpness)
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Run every restart; return the last iterate of the last one."""
-        if self.random_start and self.keep_best:
-            probe.values(images)  # so that no random start can end worse than the clean image
-        for _ in range(self.restarts):
-            current = self.threat.random_start(images, generator=generator) if self.random_start else images
+        if (self.random_start or self.start is not None) and self.keep_best:
+            probe.values(images)  # so that no start can end worse than the clean image
+        for restart in range(self.restarts):
+            if restart == 0 and self.start is not None:
+                current = warm_start(self.start, images, self.threat)
+            else:
+                current = self.threat.random_start(images, generator=generator) if self.random_start else images
             for step in range(self.steps):
                 sharpness = self.sharpness[step * len(self.sharpness) // self.steps]
                 _, gradient = probe.gradient(current, sharpness=sharpness)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, check_at_least
-from saat.types import Batch
+from saat.types import Batch, CropFlip
 
 
 def batches(
@@ -38,25 +36,23 @@ def batches(
         raise ArgumentError("`augment` needs a generator to draw from; got generator None")
     rows = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
     for part in torch.split(rows, batch_size):
-        images = split.images[part]
+        images, augmentation = split.images[part].to(device), None
         if augment and generator is not None:
-            images = crop_and_flip(images, generator=generator)
+            augmentation = draw_crop_flip(len(images), images.shape[-1], generator=generator, device=device)
+            images = augmentation.apply(images)
         yield Batch(
-            images=images.to(device).float() / 255.0,
+            images=images.float() / 255.0,
             labels=split.labels[part].to(device).float(),
             indices=part.to(device),
+            augmentation=augmentation,
         )
 
 
-def crop_and_flip(images: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Return images (B, 3, S, S) moved by up to S/8 each way (edges repeated) and flipped at even odds, each alone."""
-    count, _, size, _ = images.shape
+def draw_crop_flip(
+    count: int, size: int, *, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> CropFlip:
+    """Draw for `count` images of S x S pixels: moved by up to S/8 each way and flipped at even odds, each alone."""
     margin = size // 8
-    padded = F.pad(images.float(), (margin,) * 4, mode="replicate").to(images.dtype)
-    across = torch.arange(size)
-    top, left = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
-    flipped = torch.rand(count, 1, generator=generator) < 0.5
-    columns = left + torch.where(flipped, size - 1 - across, across)
-    rows = top + across
-    image = torch.arange(count).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    offsets = torch.randint(-margin, margin + 1, (2, count), generator=generator)
+    flipped = torch.rand(count, generator=generator) < 0.5
+    return CropFlip(offsets.T.to(device), flipped.to(device))

@@ -9,13 +9,13 @@ from functools import partial
 
 from torch import nn
 
-from saat.attacks.base import Attack
 from saat.attacks.goals import clean_logits_of
 from saat.attacks.objectives import MakeObjective
 from saat.attacks.prototype import fit_prototypes, prototype_codes
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import center_codes, has_label
 from saat.defenses.distillation import DistillationStep
+from saat.defenses.inner import InnerAttack
 from saat.defenses.own_code import PgdStep, TradesStep
 from saat.defenses.prototype import AtrdhStep
 from saat.defenses.query_side import QuerySideStep
@@ -30,19 +30,19 @@ class DefenseOptions:
         model: the model before hardening, on its device.
         loss: the hashing loss that it was trained with, on that device.
         bank: codes and labels of the train split under the model, on that device.
-        attack: the inner attack.
+        inner: the inner attack.
         make_objective: of the inner attack.
         adversarial_weight: of the term on adversarial images, where there is another.
         quantization_weight: of the quantization of adversarial codes.
         precision: see `runtime.autocast`.
-        seed: of all that is drawn.
+        seed: of all that is drawn beside the inner attack.
         quiet: show no bars.
     """
 
     model: nn.Module
     loss: nn.Module
     bank: CodeBank
-    attack: Attack
+    inner: InnerAttack
     make_objective: MakeObjective
     adversarial_weight: float
     quantization_weight: float
@@ -55,12 +55,11 @@ def _saat(options: DefenseOptions) -> nn.Module:
     return SaatStep(
         options.loss,
         options.bank,
-        options.attack,
+        options.inner,
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,
         quantization_weight=options.quantization_weight,
         precision=options.precision,
-        seed=options.seed,
     )
 
 
@@ -68,13 +67,12 @@ def _cgat(weights: str, options: DefenseOptions) -> nn.Module:
     return SaatStep(
         options.loss,
         options.bank,
-        options.attack,
+        options.inner,
         semantic_codes=partial(center_codes, weights=weights),
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,
         quantization_weight=0.0,
         precision=options.precision,
-        seed=options.seed,
     )
 
 
@@ -83,7 +81,7 @@ def _atrdh(options: DefenseOptions) -> nn.Module:
     net = fit_prototypes(bank, seed=options.seed, quiet=options.quiet)
     return AtrdhStep(
         options.loss,
-        options.attack,
+        options.inner,
         prototypes=prototype_codes(net, bank.set_labels[has_label(bank.set_labels)]),
         labels=bank.labels,
         make_objective=options.make_objective,
@@ -96,36 +94,33 @@ def _atrdh(options: DefenseOptions) -> nn.Module:
 def _pgd(options: DefenseOptions) -> nn.Module:
     return PgdStep(
         options.loss,
-        options.attack,
+        options.inner,
         make_objective=options.make_objective,
         precision=options.precision,
-        seed=options.seed,
     )
 
 
 def _trades(options: DefenseOptions) -> nn.Module:
     return TradesStep(
         options.loss,
-        options.attack,
+        options.inner,
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,
         precision=options.precision,
-        seed=options.seed,
     )
 
 
 def _distill(options: DefenseOptions) -> nn.Module:
     return DistillationStep(
         partial(clean_logits_of, deepcopy(options.model)),
-        options.attack,
+        options.inner,
         make_objective=options.make_objective,
         precision=options.precision,
-        seed=options.seed,
     )
 
 
 def _query_side(options: DefenseOptions) -> nn.Module:
-    return QuerySideStep(options.bank, options.attack, precision=options.precision, seed=options.seed)
+    return QuerySideStep(options.bank, options.inner, precision=options.precision)
 
 
 DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {

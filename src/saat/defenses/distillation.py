@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.attacks.goals import CodesGoal
 from saat.attacks.objectives import MakeObjective, flips_objective
 from saat.defenses.inner import InnerAttack, train_logits
@@ -29,24 +28,22 @@ class DistillationStep(nn.Module):
     Args:
         teacher: images (B, 3, H, W) -> logits (B, K) without a graph, the same in each call; it is no part of the
             resume state.
-        attack: the inner attack.
+        inner: the inner attack.
         make_objective: of the inner attack.
         precision: of the student's forward pass; see `runtime.autocast`.
-        seed: of the inner attack's random starts.
     """
 
     def __init__(
         self,
         teacher: Callable[[Tensor], Tensor],
-        attack: Attack,
+        inner: InnerAttack,
         *,
         make_objective: MakeObjective = flips_objective,
         precision: str = "float32",
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.teacher = teacher
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.make_objective = make_objective
         self.precision = precision
 
@@ -54,6 +51,6 @@ class DistillationStep(nn.Module):
         """Return the loss of `batch`."""
         target = sign_codes(self.teacher(batch.images))
         objective = CodesGoal(-target, self.make_objective)(model, batch.images, batch.labels)
-        logits = train_logits(model, self.inner(model, batch.images, objective), precision=self.precision)
+        logits = train_logits(model, self.inner(model, batch, objective), precision=self.precision)
         distillation = csq_loss(logits, target, quantization_weight=0.0)
         return StepOutput(distillation, {"distillation": distillation.item()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.attacks.goals import OwnCodeGoal
 from saat.attacks.objectives import MakeObjective, flips_objective
 from saat.defenses.inner import InnerAttack, train_logits
@@ -24,30 +23,28 @@ class PgdStep(nn.Module):
 
     Args:
         loss: a hashing loss.
-        attack: the inner attack.
+        inner: the inner attack.
         make_objective: of the inner attack.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the inner attack's random starts.
     """
 
     def __init__(
         self,
         loss: nn.Module,
-        attack: Attack,
+        inner: InnerAttack,
         *,
         make_objective: MakeObjective = flips_objective,
         precision: str = "float32",
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.loss = loss
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.goal = OwnCodeGoal(make_objective)
         self.precision = precision
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""
-        adversarial = self.inner(model, batch.images, self.goal(model, batch.images, batch.labels))
+        adversarial = self.inner(model, batch, self.goal(model, batch.images, batch.labels))
         logits = train_logits(model, adversarial, precision=self.precision)
         hashing = self.loss(logits, batch.labels, batch.indices)
         return StepOutput(hashing, {"hashing": hashing.item()})
@@ -77,26 +74,24 @@ class TradesStep(nn.Module):
 
     Args:
         loss: a hashing loss.
-        attack: the inner attack.
+        inner: the inner attack.
         make_objective: of the inner attack.
         adversarial_weight: of the second term; the paper's 1 / lambda, which is 1 to 6 there.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the inner attack's random starts.
     """
 
     def __init__(
         self,
         loss: nn.Module,
-        attack: Attack,
+        inner: InnerAttack,
         *,
         make_objective: MakeObjective = flips_objective,
         adversarial_weight: float = 1.0,
         precision: str = "float32",
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.loss = loss
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.goal = OwnCodeGoal(make_objective)
         self.adversarial_weight = adversarial_weight
         self.precision = precision
@@ -105,7 +100,7 @@ class TradesStep(nn.Module):
         """Return the loss of `batch`."""
         clean = train_logits(model, batch.images, precision=self.precision)
         hashing = self.loss(clean, batch.labels, batch.indices)
-        adversarial = self.inner(model, batch.images, self.goal(model, batch.images, batch.labels))
+        adversarial = self.inner(model, batch, self.goal(model, batch.images, batch.labels))
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
         divergence = divergence_loss(relaxed, relaxed_codes(clean))
         parts = {"hashing": hashing.item(), "divergence": divergence.item()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.attacks.goals import CodesGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.semantic import has_label
@@ -32,13 +31,13 @@ class AtrdhStep(nn.Module):
 
     Args:
         loss: the hashing loss that the model was trained with.
-        attack: the inner attack.
+        inner: the inner attack.
         prototypes: (U, K) in {-1, +1}, what images are sent toward.
         labels: (N, C) multi-hot, the labels of the train split.
         make_objective: of the inner attack; the paper's is `agreement_objective`.
         adversarial_weight: of the second term; 2 as released.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the prototypes drawn and of the inner attack's random starts.
+        seed: of the prototypes drawn.
     """
 
     prototypes: Tensor
@@ -48,7 +47,7 @@ class AtrdhStep(nn.Module):
     def __init__(
         self,
         loss: nn.Module,
-        attack: Attack,
+        inner: InnerAttack,
         *,
         prototypes: Tensor,
         labels: Tensor,
@@ -59,7 +58,7 @@ class AtrdhStep(nn.Module):
     ) -> None:
         super().__init__()
         self.loss = loss
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.make_objective = make_objective
         self.adversarial_weight = adversarial_weight
         self.precision, self.seed = precision, seed
@@ -75,10 +74,11 @@ class AtrdhStep(nn.Module):
         labeled = has_label(batch.labels)
         if not bool(labeled.any()):
             return StepOutput(hashing, {"hashing": hashing.item()})
-        images, labels = batch.images[labeled], batch.labels[labeled]
-        objective = CodesGoal(self._targets(len(images)), self.make_objective)(model, images, labels)
-        relaxed = relaxed_codes(train_logits(model, self.inner(model, images, objective), precision=self.precision))
-        similarity = dph_loss(relaxed, self.memory, pairwise_similarity(labels, self.labels))
+        chosen = batch.select(labeled)
+        goal = CodesGoal(self._targets(len(chosen.images)), self.make_objective)
+        adversarial = self.inner(model, chosen, goal(model, chosen.images, chosen.labels))
+        relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
+        similarity = dph_loss(relaxed, self.memory, pairwise_similarity(chosen.labels, self.labels))
         parts = {"hashing": hashing.item(), "similarity": similarity.item()}
         return StepOutput(hashing + self.adversarial_weight * similarity, parts)
 

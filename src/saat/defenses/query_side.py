@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label, mainstay_codes
 from saat.defenses.inner import InnerAttack, train_logits
@@ -58,14 +57,13 @@ class QuerySideStep(nn.Module):
 
     Args:
         bank: codes and labels of what is trained on, under the database's model.
-        attack: the inner attack.
+        inner: the inner attack.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the inner attack's random starts.
     """
 
-    def __init__(self, bank: CodeBank, attack: Attack, *, precision: str = "float32", seed: int = 0) -> None:
+    def __init__(self, bank: CodeBank, inner: InnerAttack, *, precision: str = "float32") -> None:
         super().__init__()
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.bank = bank
         self.precision = precision
         num_classes = bank.labels.shape[1]
@@ -73,9 +71,9 @@ class QuerySideStep(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""
-        labeled = has_label(batch.labels)
-        images, labels = batch.images[labeled], batch.labels[labeled]
-        if not len(images):
+        chosen = batch.select(has_label(batch.labels))
+        labels = chosen.labels
+        if not len(labels):
             return StepOutput(model(batch.images).sum() * 0.0, {"bits": 0.0, "similarity": 0.0})
         mainstay = mainstay_codes(self.bank, labels)
 
@@ -86,6 +84,6 @@ class QuerySideStep(nn.Module):
             bits, similarity = losses(logits)
             return -(bits + similarity)
 
-        logits = train_logits(model, self.inner(model, images, objective), precision=self.precision)
+        logits = train_logits(model, self.inner(model, chosen, objective), precision=self.precision)
         bits, similarity = (part.mean() for part in losses(logits))
         return StepOutput(bits + similarity, {"bits": bits.item(), "similarity": similarity.item()})

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.bank import CodeBank
@@ -55,32 +54,30 @@ class SaatStep(nn.Module):
     Args:
         loss: the hashing loss that the model was trained with.
         bank: codes and labels of the train split.
-        attack: the inner attack.
+        inner: the inner attack.
         semantic_codes: (bank, labels (B, C)) -> codes (B, K), what the adversarial codes are held to.
         make_objective: of the inner attack; the paper's is `agreement_objective`.
         adversarial_weight: of the alignment term.
         quantization_weight: of the quantization term.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the inner attack's random starts.
     """
 
     def __init__(
         self,
         loss: nn.Module,
         bank: CodeBank,
-        attack: Attack,
+        inner: InnerAttack,
         *,
         semantic_codes: Callable[[CodeBank, Tensor], Tensor] = mainstay_codes,
         make_objective: MakeObjective = agreement_objective,
         adversarial_weight: float = 1.0,
         quantization_weight: float = 1e-4,
         precision: str = "float32",
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.loss = loss
         self.bank = bank
-        self.inner = InnerAttack(attack, seed=seed)
+        self.inner = inner
         self.semantic_codes = semantic_codes
         self.goal = SemanticGoal(bank, semantic_codes, make_objective)
         self.adversarial_weight = adversarial_weight
@@ -95,10 +92,10 @@ class SaatStep(nn.Module):
         labeled = has_label(batch.labels)
         if not bool(labeled.any()):
             return StepOutput(hashing, {"hashing": hashing.item()})
-        images, labels = batch.images[labeled], batch.labels[labeled]
-        adversarial = self.inner(model, images, self.goal(model, images, labels))
+        chosen = batch.select(labeled)
+        adversarial = self.inner(model, chosen, self.goal(model, chosen.images, chosen.labels))
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
-        alignment = alignment_loss(relaxed, self.semantic_codes(self.bank, labels))
+        alignment = alignment_loss(relaxed, self.semantic_codes(self.bank, chosen.labels))
         quantization = quantization_loss(relaxed)
         total = hashing + self.adversarial_weight * alignment + self.quantization_weight * quantization
         parts = {"hashing": hashing, "alignment": alignment, "quantization": quantization}

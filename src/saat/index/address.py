@@ -9,10 +9,11 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from saat.errors import ArgumentError
 
-FORMS = {
-    "milvus": "milvus://[user:password@]host[:19530]/collection",
-    "postgresql": "postgresql://[user:password@]host[:5432]/database[?table=saat]",
-}
+SCHEMES = ("milvus", "milvus+tls", "postgresql")
+FORMS = (
+    "milvus[+tls]://[user:password@]host[:19530]/collection",
+    "postgresql://[user:password@]host[:5432]/database[?table=saat]",
+)
 TABLE = "saat"  # of an address of PostgreSQL that names none
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,54}")  # what both servers take as it is
 
@@ -22,7 +23,7 @@ class Address:
     """The address of an index on a server.
 
     Args:
-        scheme: a key of `FORMS`.
+        scheme: one of `SCHEMES`.
         host: of the server; empty for the client's own default.
         port: none for the server's own default.
         user: empty for none.
@@ -41,6 +42,11 @@ class Address:
     name: str
     options: Mapping[str, str] = field(repr=False)
 
+    @property
+    def in_postgresql(self) -> bool:
+        """Whether the server is PostgreSQL; else it is Milvus."""
+        return self.scheme == "postgresql"
+
     def __str__(self) -> str:
         """Return the address as people may see it, without user, password and options.
 
@@ -49,7 +55,7 @@ class Address:
         """
         host = f"[{self.host}]" if ":" in self.host else self.host
         place = f"{self.scheme}://{host}" + ("" if self.port is None else f":{self.port}")
-        return f"{place}/{self.name}" if self.scheme == "milvus" else f"{place}/{self.database}?table={self.name}"
+        return f"{place}/{self.database}?table={self.name}" if self.in_postgresql else f"{place}/{self.name}"
 
 
 def is_address(text: object) -> bool:
@@ -73,12 +79,13 @@ def parse_address(text: str) -> Address:
     except ValueError:
         raise _wrong("a host or port that is none") from None
     scheme = {"postgres": "postgresql"}.get(parts.scheme, parts.scheme)
-    if scheme not in FORMS:
+    if scheme not in SCHEMES:
         raise _wrong(f"{parts.scheme}://")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.path.removeprefix("/"))
-    name = path if scheme == "milvus" else options.pop("table", TABLE)
-    if scheme == "milvus" and (not parts.hostname or options):
+    in_milvus = scheme != "postgresql"
+    name = path if in_milvus else options.pop("table", TABLE)
+    if in_milvus and (not parts.hostname or options):
         raise _wrong("options after ?" if options else "no host")
     if parts.fragment or "/" in path:
         raise _wrong("a path of more than one step, or a #")
@@ -92,4 +99,4 @@ def _login(parts: SplitResult) -> tuple[str, str]:
 
 
 def _wrong(found: str) -> ArgumentError:
-    return ArgumentError(f"an address has the form {' or '.join(FORMS.values())}; found {found}")
+    return ArgumentError(f"an address has the form {' or '.join(FORMS)}; found {found}")

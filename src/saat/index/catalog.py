@@ -63,7 +63,7 @@ def open_remote(text: str, *, approximate: bool = False) -> RemoteIndex[Any]:
         DataError: the server does not answer.
     """
     address = parse_address(text)
-    if address.scheme == "postgresql":
+    if address.in_postgresql:
         return PgvectorIndex(address, approximate=approximate)
     if approximate:
         raise ArgumentError(f"`backend` hnsw is for PostgreSQL and folders; {address} is searched exactly")

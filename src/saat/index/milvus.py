@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from saat.index.stored import RemoteManifest, Stored
 from saat.index.where import OPERATORS, Comparison
 
 PORT = 19_530
+TOKEN = "MILVUS_TOKEN"  # environment variable, for an address without user: user:password, or a key
 SECONDS = 60.0  # that a request may take
 CONNECT_SECONDS = 10.0
 MOST = 16_384  # results of a search, at most: a rule of Milvus
@@ -48,10 +50,9 @@ class MilvusIndex(RemoteIndex[str]):
     def __init__(self, address: Address) -> None:
         self._pymilvus = _client()
         self.address = address
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        uri = f"http://{host}:{address.port or PORT}"
-        login = {"user": address.user, "password": address.password} if address.user else {}
-        self._client = self._ask(lambda: self._pymilvus.MilvusClient(uri=uri, timeout=CONNECT_SECONDS, **login))
+        given = connection(address, os.environ.get(TOKEN, ""))
+        self._secret = given["token"].partition(":")[2] or given["token"]
+        self._client = self._ask(lambda: self._pymilvus.MilvusClient(**given, timeout=CONNECT_SECONDS))
         try:
             super().__init__(address, self._read_manifest())
         except DataError:
@@ -221,9 +222,26 @@ class MilvusIndex(RemoteIndex[str]):
             return request()
         except self._pymilvus.MilvusException as error:
             text = " ".join(str(error.message).split())
-            if self.address.password:
-                text = text.replace(self.address.password, "***")
+            if self._secret:
+                text = text.replace(self._secret, "***")
             raise ServerError(f"{self.address}: {text}") from None
+
+
+def connection(address: Address, token: str) -> dict[str, str]:
+    """Return what pymilvus is told of a server.
+
+    Args:
+        address: of an index on it; its user and password go before `token`.
+        token: user:password, or a key; empty for none.
+
+    >>> from saat.index.address import parse_address
+    >>> connection(parse_address("milvus+tls://db/photos"), "me:secret")
+    {'uri': 'https://db:19530', 'token': 'me:secret'}
+    """
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    protocol = "https" if address.scheme == "milvus+tls" else "http"
+    own = f"{address.user}:{address.password}" if address.user else ""
+    return {"uri": f"{protocol}://{host}:{address.port or PORT}", "token": own or token}
 
 
 def _and(within: str, term: str | None) -> str:

@@ -31,7 +31,9 @@ class Step:
     removed: int
 
 
-def push(content: IndexContent, created: str, remote: RemoteIndex[Any], *, batch_size: int) -> Iterator[Step]:
+def push(
+    content: IndexContent, remote: RemoteIndex[Any], *, identity: str, created: str, batch_size: int
+) -> Iterator[Step]:
     """Make the index on a server the same as `content`.
 
     What is there already is known by id and digest, so a push that was stopped goes on, and one without need writes
@@ -39,18 +41,19 @@ def push(content: IndexContent, created: str, remote: RemoteIndex[Any], *, batch
 
     Args:
         content: of the folder.
-        created: when the folder was made.
         remote: index that gets the items, or a place where there is none yet.
+        identity: of the folder, which the place must have where it holds an index.
+        created: when the folder was made.
         batch_size: items of a step.
 
     Raises:
         ArgumentError: the place holds another index, or codes of another model.
         DataError: the server does not answer.
     """
-    manifest = RemoteManifest(content.model, created, content.next_id, content.metadata.schema, complete=True)
+    manifest = RemoteManifest(content.model, identity, created, content.next_id, content.metadata.schema, complete=True)
     if remote.exists:
         remote.manifest.model.check(content.model)
-        if remote.manifest.created != created:
+        if remote.manifest.identity != identity:
             other = f"{remote.address} has that of another folder, made {remote.manifest.created}"
             raise ArgumentError(f"an address holds the index of one folder; {other}")
     starts = list(range(0, max(1, len(content)), batch_size))

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,8 @@ class Manifest:
         changed: when it was last written, UTC.
         saat: version that wrote it.
         files: codes (uint8 (N, K/8)), ids (int64 (N,), ascending) and metadata (a row an item).
+        identity: drawn at random when the directory was made, and kept by every change; tells it from all others. That
+            of an index older than identities is its `created`.
     """
 
     count: int
@@ -69,6 +72,7 @@ class Manifest:
     changed: str
     saat: str
     files: Mapping[str, FileEntry]
+    identity: str
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -87,7 +91,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("its checksum is not that of its content")
         files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
         kept = {name: values[name] for name in ("count", "next_id", "created", "changed", "saat")}
-        return Manifest(model=ModelKey(**values["model"]), files=files, **kept)
+        identity = values.get("identity", values["created"])
+        return Manifest(model=ModelKey(**values["model"]), files=files, identity=identity, **kept)
     except FileNotFoundError:
         raise DataError(f"`index` is a folder that `saat index build` wrote; found no {MANIFEST} in {folder}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -150,7 +155,7 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
     with _locked(folder):
         if (folder / MANIFEST).exists():
             raise DataError(f"`out` is a folder without an index; found one in {folder}")
-        manifest = _write(folder, content, created=_now())
+        manifest = _write(folder, content, created=_now(), identity=secrets.token_hex(16))
         _sync_folder(folder.absolute().parent)
         return manifest
 
@@ -163,16 +168,39 @@ def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -
     """
     read_manifest(folder)
     with _locked(folder):
-        return _write(folder, change(read_index(folder)), created=read_manifest(folder).created)
+        manifest = read_manifest(folder)
+        return _write(folder, change(read_index(folder)), created=manifest.created, identity=manifest.identity)
 
 
-def _write(folder: Path, content: IndexContent, *, created: str) -> Manifest:
+@contextmanager
+def pushing(folder: Path) -> Iterator[None]:
+    """Keep other pushes of an index out, so that no address gets two states at once; the right to read is enough.
+
+    Raises:
+        DataError: there is no index.
+    """
+    read_manifest(folder)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks on folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write(folder: Path, content: IndexContent, *, created: str, identity: str) -> Manifest:
     files = {
         "codes": _put(folder, "codes", lambda file: np.save(file, content.packed, allow_pickle=False)),
         "ids": _put(folder, "ids", lambda file: np.save(file, content.ids, allow_pickle=False)),
         "metadata": _put(folder, "metadata", lambda file: pq.write_table(content.metadata, file)),
     }
-    manifest = Manifest(len(content), content.next_id, content.model, created, _now(), __version__, files)
+    manifest = Manifest(len(content), content.next_id, content.model, created, _now(), __version__, files, identity)
     values = {"format": FORMAT} | asdict(manifest)
     text = json.dumps(values | {"checksum": _checksum_of(values)}, indent=2) + "\n"
     _sync_folder(folder)

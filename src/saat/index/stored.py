@@ -22,13 +22,16 @@ class RemoteManifest:
 
     Args:
         model: whose codes these are.
-        created: when the folder was made that was pushed; tells it from other folders.
+        identity: of the folder that was pushed; tells it from other folders. In a manifest older than identities it is
+            `created`, as in the folder.
+        created: when that folder was made.
         next_id: above every id that was ever given.
         schema: of the metadata, `id` first.
         complete: whether the last push came to its end.
     """
 
     model: ModelKey
+    identity: str
     created: str
     next_id: int
     schema: pa.Schema
@@ -36,7 +39,7 @@ class RemoteManifest:
 
     def text(self) -> str:
         """Return the manifest as JSON."""
-        kept = {name: getattr(self, name) for name in ("created", "next_id", "complete")}
+        kept = {name: getattr(self, name) for name in ("identity", "created", "next_id", "complete")}
         schema = base64.b64encode(self.schema.serialize()).decode()
         return json.dumps({"format": FORMAT, "model": asdict(self.model), "schema": schema} | kept)
 
@@ -52,6 +55,7 @@ class RemoteManifest:
             if values.pop("format") != FORMAT:
                 raise DataError(f"{address} has the format of a later saat")
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values.pop("schema"))))
+            values.setdefault("identity", values["created"])
             return cls(model=ModelKey(**values.pop("model")), schema=schema, **values)
         except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
             raise DataError(f"{address} is damaged: {error}") from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from saat.data.catalog import DataOptions
+from PIL import Image
+
+from saat.data.catalog import DataOptions, load_splits
+from saat.data.splits import Splits
 from saat.evaluation.report import combine_reports, write_report
 from saat.recipes.attack import AttackConfig, attack
 from saat.recipes.harden import HardenConfig, harden
@@ -21,8 +26,10 @@ from saat.training import FitOptions
 class DemoConfig(RunOptions):
     """Train a 32-bit model on Fashion-MNIST, attack it, harden it by SAAT, attack again, and write a report.
 
+    The images of the database are written too, so that an index can be built of them.
+
     Args:
-        out: folder of the checkpoints, the attacks and the report.
+        out: folder of the checkpoints, the attacks, the report and the images.
         train_size: train images; 0 for all 5,000.
         query_size: queries that are attacked.
         database_size: images of the database; 0 for all 10,000.
@@ -75,6 +82,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     attack(attack_hardened)
     runs = [("plain", attack_plain.out), ("hardened", attack_hardened.out)]
     page = write_report(runs, config.out)
+    write_database(load_splits(DataOptions(**sizes), quiet=True), config.out / "database")
     report = combine_reports(runs)
     if not config.quiet:
         rows = [
@@ -89,6 +97,21 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         print_table("The story", ("model", "clean MAP", "attacked MAP", "chance MAP"), rows)
     print(f"{time.perf_counter() - began:.0f} s; report: {page}")
     return report
+
+
+def write_database(splits: Splits, folder: Path) -> None:
+    """Write the images of a database to `folder`, a subfolder a class, all of them or none; what was there goes."""
+    names = [name.replace("/", " ") for name in splits.class_names]
+    database = splits.database
+    classes = database.labels.argmax(1).tolist()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        whole = Path(temporary) / folder.name
+        for name in names:
+            (whole / name).mkdir(parents=True)
+        for row, pixels in enumerate(database.images.permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(pixels).save(whole / names[classes[row]] / f"{row:05}.png")
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.rename(folder)
 
 
 def announce(text: str, *, quiet: bool) -> None:

@@ -57,14 +57,22 @@ class Encoder:
         logits = encode_logits(self.model, torch.from_numpy(images), batch_size=max(1, len(images)), quiet=True)
         return pack_codes(sign_codes(logits).numpy())
 
+    def prepare(self, content: Content) -> NDArray[np.uint8]:
+        """Decode an image file to uint8 (3, S, S).
+
+        Raises:
+            DataError: the content is damaged, too large, or no image.
+        """
+        image = resize_image(open_image(content), size=self.image_size, crop_border=self.crop_border)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
     def encode_content(self, content: Content) -> NDArray[np.uint8]:
         """Return the packed code (1, K/8) of one image file.
 
         Raises:
             DataError: the content is damaged, too large, or no image.
         """
-        image = resize_image(open_image(content), size=self.image_size, crop_border=self.crop_border)
-        return self.encode(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]))
+        return self.encode(self.prepare(content)[None])
 
     def work_name(self) -> str:
         """Return the name of the folder for batches of this encoder; another model or size has another."""

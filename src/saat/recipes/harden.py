@@ -17,6 +17,7 @@ from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
+from saat.defenses.inner import CarriedInnerAttack, InnerAttack
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
 from saat.errors import check_at_least, check_choice
 from saat.hamming import sign_codes
@@ -75,7 +76,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "step_size": 10 / 255,
         "mirror": True,
         "fit": {
-            "epochs": 24,
+            "epochs": 40,
             "batch_size": 128,
             "learning_rate": 0.4,
             "weight_decay": 5e-4,
@@ -105,6 +106,7 @@ class HardenConfig(RunOptions):
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
         step_size: of the inner attack, as a fraction of the pixel range.
+        carry: the inner attack starts from the perturbation of the image's last epoch instead of a random one.
         robustness: one number from clean to robust, times epsilon and step_size: 0 trains on clean images, 2 against
             changes twice as large.
         objective: of the inner attack: flips, margin, agreement (the papers'), weighted or hag.
@@ -122,6 +124,7 @@ class HardenConfig(RunOptions):
     epsilon: float = 8 / 255
     steps: int = 7
     step_size: float = 2 / 255
+    carry: bool = False
     robustness: float = 1.0
     objective: str = "agreement"
     adversarial_weight: float = 1.0
@@ -213,17 +216,21 @@ def training_items(
 def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBank) -> nn.Module:
     """Return the train step of the defense: with the parent's loss, the bank of what is trained on, and PGD inside."""
     device = bank.codes.device
+    attack = PGD(
+        ThreatModel("linf", config.epsilon * config.robustness),
+        steps=config.steps,
+        step_size=config.step_size * config.robustness,
+        precision=config.precision,
+        keep_best=False,
+    )
+    inner = InnerAttack(attack, seed=config.seed)
+    if config.carry:
+        inner = CarriedInnerAttack(attack, items=len(bank), image_size=parent.image_size, seed=config.seed)
     options = DefenseOptions(
         model=model,
         loss=build_loss(parent.loss, labels=bank.labels.cpu(), code_length=model.code_length).to(device),
         bank=bank,
-        attack=PGD(
-            ThreatModel("linf", config.epsilon * config.robustness),
-            steps=config.steps,
-            step_size=config.step_size * config.robustness,
-            precision=config.precision,
-            keep_best=False,
-        ),
+        inner=inner,
         make_objective=OBJECTIVES[config.objective],
         adversarial_weight=config.adversarial_weight,
         quantization_weight=config.quantization_weight,

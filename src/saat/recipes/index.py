@@ -183,6 +183,7 @@ def info(config: InfoConfig) -> dict[str, Any]:
             ("model", f"{manifest.model.weights} from {manifest.model.checkpoint}"),
             ("columns", ", ".join(f"{name} ({kind})" for name, kind in columns.items())),
             ("created", manifest.created),
+            ("identity", manifest.identity),
             ("changed", manifest.changed),
             ("saat", manifest.saat),
             *((name, f"{entry.bytes:,} bytes, {entry.name}") for name, entry in manifest.files.items()),
@@ -202,10 +203,11 @@ def _remote_info(config: InfoConfig) -> dict[str, Any]:
             ("model", f"{manifest.model.weights} from {manifest.model.checkpoint}"),
             ("columns", ", ".join(f"{name} ({kind})" for name, kind in columns.items())),
             ("created", manifest.created),
+            ("identity", manifest.identity),
             ("last push", "complete" if manifest.complete else "stopped; give the same `saat index push` again"),
         ]
         print_table(f"Index {remote.address}", ("", "what it holds"), rows)
-    kept = {"created": manifest.created, "next_id": manifest.next_id, "complete": manifest.complete}
+    kept = {name: getattr(manifest, name) for name in ("identity", "created", "next_id", "complete")}
     return kept | {"count": count, "model": asdict(manifest.model), "columns": columns}
 
 

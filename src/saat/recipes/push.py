@@ -11,7 +11,7 @@ from saat.errors import ArgumentError, check_at_least
 from saat.index.address import parse_address
 from saat.index.catalog import open_remote
 from saat.index.push import push as push_items
-from saat.index.storage import read_index, read_manifest
+from saat.index.storage import pushing, read_index, read_manifest
 from saat.runtime import progress
 
 
@@ -21,7 +21,7 @@ class PushConfig:
 
     Args:
         index: folder of the index; may be given without its name.
-        to: milvus://host:19530/collection, or postgresql://host/database?table=name.
+        to: milvus://host:19530/collection, milvus+tls for TLS, or postgresql://host/database?table=name.
         hnsw: in PostgreSQL, make the graph of approximate searches too.
         batch_size: items of a request; a stop costs at most so many.
         quiet: print nothing.
@@ -35,22 +35,23 @@ class PushConfig:
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size, 1)
-        if parse_address(self.to).scheme != "postgresql" and self.hnsw:
+        if not parse_address(self.to).in_postgresql and self.hnsw:
             raise ArgumentError("`hnsw` is for PostgreSQL; Milvus is searched exactly")
 
 
 def push(config: PushConfig) -> dict[str, Any]:
     """Push by `config`, print what was done, and return it."""
-    manifest, content = read_manifest(config.index), read_index(config.index)
     written = removed = 0
     nothing: Iterable[None] = ()
-    with (
-        open_remote(config.to) as remote,
-        progress(nothing, "push", unit="item", total=len(content), quiet=config.quiet) as bar,
-    ):
-        for step in push_items(content, manifest.created, remote, batch_size=config.batch_size):
-            written, removed = written + step.written, removed + step.removed
-            bar.update(step.items)
+    with pushing(config.index), open_remote(config.to) as remote:
+        manifest, content = read_manifest(config.index), read_index(config.index)
+        steps = push_items(
+            content, remote, identity=manifest.identity, created=manifest.created, batch_size=config.batch_size
+        )
+        with progress(nothing, "push", unit="item", total=len(content), quiet=config.quiet) as bar:
+            for step in steps:
+                written, removed = written + step.written, removed + step.removed
+                bar.update(step.items)
         if config.hnsw:
             remote.build_graph()
     report = {"count": len(content), "written": written, "removed": removed}

@@ -21,10 +21,11 @@ from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
 from saat.index.where import select
-from saat.recipes.encoder import load_encoder
+from saat.recipes.encoder import Encoder, load_encoder
 from saat.recipes.sheet import write_sheet
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
+from saat.serving.risk import load_assess
 
 FORMATS = ("table", "json", "sheet")
 BACKEND = "faiss"  # of a folder, where none is asked for
@@ -46,6 +47,8 @@ class SearchConfig(RunOptions):
         checkpoint: of the model that the index was built with, if its folder has moved; or of one that was hardened
             from it for queries only.
         model: your own model: package.module:factory.
+        detector: folder `detector` that `saat detect` wrote for the model of queries: the query's risk is told.
+        false_alarm_rate: share of clean queries that the detector may call an attack.
     """
 
     index: str | Path
@@ -57,6 +60,8 @@ class SearchConfig(RunOptions):
     backend: str | None = None
     checkpoint: Path | None = None
     model: str | None = None
+    detector: Path | None = None
+    false_alarm_rate: float = 0.01
 
     def __post_init__(self) -> None:
         check_at_least("k", self.k, 1)
@@ -111,11 +116,20 @@ def _encoded(config: SearchConfig, model: ModelKey, device: torch.device) -> tup
     model.check(encoder.key)
     try:
         query = config.image.read_bytes()
-        return query, encoder.encode_content(query)
+        image = encoder.prepare(query)[None]
     except OSError as error:
         raise DataError(f"`image` is an image file; {config.image}: {error.strerror}") from error
     except DataError as error:
         raise DataError(f"`image` is an image file; {config.image}: {error}") from error
+    if config.detector is not None and not config.quiet:
+        _tell_risk(config, config.detector, encoder, image)
+    return query, encoder.encode(image)
+
+
+def _tell_risk(config: SearchConfig, detector: Path, encoder: Encoder, image: NDArray[np.uint8]) -> None:
+    (risk,) = load_assess(detector, encoder.model, false_alarm_rate=config.false_alarm_rate)(image)
+    text = f"the query {risk.sentence}: score {risk.score:.4f}, threshold {risk.threshold:.4f}"
+    print(text, file=sys.stderr)
 
 
 def _tell_recall(name: str, index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], k: int) -> None:

@@ -47,6 +47,9 @@ class ServeConfig(RunOptions):
         lab: let clients attack queries.
         hardened: checkpoint of a hardened model, to compare with in the lab.
         hardened_index: an index of that model, as `index`.
+        detector: folder `detector` that `saat detect` wrote for the model of queries: each query's risk is told.
+        hardened_detector: the same for the hardened model.
+        false_alarm_rate: share of clean queries that detectors may call an attack.
         rate: requests a second of one client; 0 is no limit.
         room: searches underway at a time; more are told to come again.
         request_seconds: that a request may take.
@@ -61,6 +64,9 @@ class ServeConfig(RunOptions):
     lab: bool = False
     hardened: Path | None = None
     hardened_index: str | Path | None = None
+    detector: Path | None = None
+    hardened_detector: Path | None = None
+    false_alarm_rate: float = 0.01
     rate: float = 100.0
     room: int = 256
     request_seconds: float = 60.0
@@ -72,6 +78,8 @@ class ServeConfig(RunOptions):
             raise ArgumentError("give `hardened` and `hardened_index` together, a checkpoint and an index of its model")
         if self.hardened is not None and not self.lab:
             raise ArgumentError("`hardened` is what the lab compares with; give `lab` too")
+        if self.hardened_detector is not None and self.hardened is None:
+            raise ArgumentError("`hardened_detector` is that of the hardened model; give `hardened` too")
         check_at_least("rate", self.rate, 0.0)
         check_at_least("room", self.room, 1)
         check_at_least("request_seconds", self.request_seconds, 0.1)
@@ -122,10 +130,11 @@ def make_service(config: ServeConfig, device: torch.device, *, writable: bool) -
     from saat.serving.service import Service
     from saat.serving.store import Store
 
-    engine, items = _engine(config.index, config.checkpoint, config.model, device)
+    engine, items = _engine(config, config.index, config.checkpoint, config.detector, device)
     engines = {"plain": engine}
     if config.hardened_index is not None:
-        engines["hardened"], _ = _engine(config.hardened_index, config.hardened, config.model, device)
+        hardened, detector = config.hardened, config.hardened_detector
+        engines["hardened"], _ = _engine(config, config.hardened_index, hardened, detector, device)
     folder = Path(config.index) if writable and not is_address(config.index) else None
     return Service(
         engine,
@@ -154,15 +163,17 @@ def read_token(path: Path) -> str:
 
 
 def _engine(
-    index: str | Path, checkpoint: Path | None, model: str | None, device: torch.device
+    config: ServeConfig, index: str | Path, checkpoint: Path | None, detector: Path | None, device: torch.device
 ) -> tuple[SearchEngine, Encoder]:
     """Return the engine of an index, and the encoder of items for it."""
     from saat.serving.engine import SearchEngine
+    from saat.serving.risk import load_assess
 
     remote, content = _remote(str(index)) if is_address(index) else (None, read_index(Path(index)))
-    encoders = load_encoders(checkpoint or Path(content.model.checkpoint), model, device=device)
+    encoders = load_encoders(checkpoint or Path(content.model.checkpoint), config.model, device=device)
     encoder = encoders.query
     content.model.check(encoder.key)
+    rate = config.false_alarm_rate
     engine = SearchEngine(
         encoder.model,
         content,
@@ -171,6 +182,7 @@ def _engine(
         read=read_item,
         threads=torch.get_num_threads(),
         remote=remote,
+        assess=None if detector is None else load_assess(detector, encoder.model, false_alarm_rate=rate),
     )
     return engine, encoders.items
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from saat.errors import DataError, SaatError
-from saat.serving.hits import Hit, Item
+from saat.serving.hits import Answer, Hit, Item, Risk
 
 
 class ServiceError(SaatError):
@@ -62,9 +62,19 @@ class Client:
             DataError: the file cannot be read.
             ServiceError: the service refused.
         """
+        return self.answer(image, k, where).hits
+
+    def answer(self, image: Path | str | bytes, k: int = 10, where: str | None = None) -> Answer:
+        """Return what `search` does, with how much the image looks like an attack, if the service has a detector.
+
+        Raises:
+            DataError: the file cannot be read.
+            ServiceError: the service refused.
+        """
         data = {"k": str(k)} | ({} if where is None else {"where": where})
-        answer = self._call("POST", "/search", data=data, files={"image": _bytes_of(image)})
-        return [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in answer["hits"]]
+        found = self._call("POST", "/search", data=data, files={"image": _bytes_of(image)})
+        hits = [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in found["hits"]]
+        return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]))
 
     def item(self, number: int) -> Item:
         """Return an item.

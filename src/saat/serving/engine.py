@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,9 @@ from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import select
 from saat.models.hash_model import HashModel, encode_logits
-from saat.serving.hits import Hit, Item
+from saat.serving.hits import Answer, Hit, Item, Risk
+from saat.serving.risk import Assess
+from saat.serving.rows import hits_of, name_of, place_of, row_of, shown
 
 KEPT = 4  # conditions whose items are kept as an index of their own
 
@@ -38,11 +38,18 @@ class Query:
         aim: an image, uint8 (3, S, S), or a packed code, uint8 (K/8,).
         k: how many results.
         where: only items of this condition.
+        seen: the image (3, S, S) of an item whose code is `aim`, for the detector.
     """
 
     aim: NDArray[np.uint8]
     k: int
     where: str | None = None
+    seen: NDArray[np.uint8] | None = None
+
+    @property
+    def image(self) -> NDArray[np.uint8] | None:
+        """What a detector looks at, if there is any."""
+        return self.aim if self.aim.ndim == 3 else self.seen
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class SearchEngine:
         read: an item's column `path` -> its image.
         threads: of one search in the index, at least 1.
         remote: index on a server that is searched instead of `content`, which is an excerpt of it.
+        assess: the detector of `model`, if there is one.
     """
 
     def __init__(
@@ -76,11 +84,13 @@ class SearchEngine:
         crop_border: int = 0,
         threads: int = 1,
         remote: RemoteIndex[Any] | None = None,
+        assess: Assess | None = None,
     ) -> None:
         # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self._crop_border, self._read, self._threads, self._remote = crop_border, read, threads, remote
+        self._assess = assess
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Filled] = OrderedDict()
         self._all = self._fill(content)
@@ -89,6 +99,11 @@ class SearchEngine:
     def content(self) -> IndexContent:
         """The items as they are now; of a server, an excerpt taken at the start, with the length of the whole."""
         return self._all.content
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether queries are assessed."""
+        return self._assess is not None
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +132,23 @@ class SearchEngine:
             return np.empty((0, self.model.code_length // 8), np.uint8)
         logits = encode_logits(self.model, torch.from_numpy(images), batch_size=len(images), quiet=True)
         return pack_codes(sign_codes(logits).numpy())
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """Return the hits of each query, as `search`, with its risk.
+
+        Raises:
+            ArgumentError: a condition breaks its rule.
+        """
+        risks: list[Risk | None] = [None] * len(queries)
+        looked_at = {row: query.image for row, query in enumerate(queries) if query.image is not None}
+        if looked_at:
+            for row, risk in zip(looked_at, self.assess(np.stack(list(looked_at.values()))), strict=True):
+                risks[row] = risk
+        return [Answer(hits, risk) for hits, risk in zip(self.search(queries), risks, strict=True)]
+
+    def assess(self, images: NDArray[np.uint8]) -> list[Risk] | list[None]:
+        """Return the risk of each image, uint8 (B, 3, S, S); none without a detector."""
+        return [None] * len(images) if self._assess is None else self._assess(images)
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Return the hits of each query, by distance, then by id; images are encoded together.
@@ -156,8 +188,8 @@ class SearchEngine:
         Raises:
             KeyError: there is none of this id.
         """
-        row = _row_of(self._around(number), number)
-        return Item(number, _name(row), _shown(row))
+        row = row_of(self._around(number), number)
+        return Item(number, name_of(row), shown(row))
 
     def picture(self, number: int) -> Content:
         """Return the image of an item, read where the index says that it lies.
@@ -178,7 +210,7 @@ class SearchEngine:
         Raises:
             KeyError: there is no item of this id.
         """
-        return str(_row_of(self._around(number), number)["path"])
+        return str(row_of(self._around(number), number)["path"])
 
     def code(self, number: int) -> NDArray[np.uint8]:
         """Return the packed code (K/8,) of an item.
@@ -187,8 +219,19 @@ class SearchEngine:
             KeyError: there is no item of this id.
         """
         content = self._around(number)
-        packed: NDArray[np.uint8] = content.packed[_place_of(content, number)]
+        packed: NDArray[np.uint8] = content.packed[place_of(content, number)]
         return packed
+
+    def seen(self, number: int) -> NDArray[np.uint8] | None:
+        """Return the image of an item as a detector looks at it; none without a detector, or where it is gone.
+
+        Raises:
+            KeyError: there is no item of this id.
+        """
+        try:
+            return self.prepare(self.picture(number)) if self._assess is not None else None
+        except DataError:
+            return None
 
     def sample(self, count: int, *, seed: int) -> list[Item]:
         """Return `count` items drawn by the seed, or all where there are not as many, by id."""
@@ -196,7 +239,7 @@ class SearchEngine:
         generator = np.random.default_rng(seed)
         held = len(content.ids)
         places = np.sort(generator.choice(held, min(count, held), replace=False))
-        return [Item(int(row["id"]), _name(row), _shown(row)) for row in content.metadata.take(places).to_pylist()]
+        return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.metadata.take(places).to_pylist()]
 
     def _around(self, number: int) -> IndexContent:
         """Return items among which that of this id is, if there is one."""
@@ -235,50 +278,6 @@ class SearchEngine:
             content = filled.content
             result = filled.index.search(packed, max(1, min(k, len(content))))
         return [
-            _hits(content, code, ids[ids >= 0], distances[ids >= 0])
+            hits_of(content, code, ids[ids >= 0], distances[ids >= 0])
             for code, ids, distances in zip(packed, result.ids, result.distances, strict=True)
         ]
-
-
-def _hits(
-    content: IndexContent, code: NDArray[np.uint8], ids: NDArray[np.int64], distances: NDArray[np.int32]
-) -> list[Hit]:
-    places = np.searchsorted(content.ids, ids)
-    rows = content.metadata.take(places).to_pylist()
-    differing = np.unpackbits(content.packed[places] ^ code, axis=1, bitorder="little")
-    return [
-        Hit(int(row["id"]), int(distance), tuple(np.flatnonzero(bits).tolist()), _name(row), _shown(row))
-        for row, distance, bits in zip(rows, distances.tolist(), differing, strict=False)
-    ]
-
-
-def _place_of(content: IndexContent, number: int) -> int:
-    place = int(np.searchsorted(content.ids, number))
-    if place == len(content) or int(content.ids[place]) != number:
-        raise KeyError(number)
-    return place
-
-
-def _row_of(content: IndexContent, number: int) -> dict[str, Any]:
-    row: dict[str, Any] = content.metadata.slice(_place_of(content, number), 1).to_pylist()[0]
-    return row
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return PurePath(str(row.get("path", ""))).name
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata that leaves the machine; paths of its disk stay."""
-    return {name: _plain(value) for name, value in row.items() if name not in ("id", "path")}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON has; others, such as dates, as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return str(value)

@@ -1,4 +1,4 @@
-"""What a search finds, for the engine, the service and the client alike. Imports nothing heavy."""
+"""What a search answers, for the engine, the service and the client alike. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -38,3 +38,43 @@ class Item:
     id: int
     name: str
     metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Risk:
+    """How much a query looks like an attack, as a detector finds it.
+
+    Args:
+        score: the share of clean images that look less like one, in [0, 1].
+        threshold: above which a score is an alarm, in [0, 1].
+        alarm: whether it is one.
+        sentence: the same in words.
+    """
+
+    score: float
+    threshold: float
+    alarm: bool
+    sentence: str
+
+    @classmethod
+    def of(cls, score: float, threshold: float) -> Risk:
+        """Return the risk of a score.
+
+        >>> Risk.of(0.97, 0.95).sentence, Risk.of(0.95, 0.95).sentence
+        ('looks like an attack', 'looks ordinary')
+        """
+        alarm = score > threshold
+        return cls(score, threshold, alarm, "looks like an attack" if alarm else "looks ordinary")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search answers.
+
+    Args:
+        hits: by distance, then by id.
+        risk: of the query; none without a detector, or where the image of an item is gone.
+    """
+
+    hits: list[Hit]
+    risk: Risk | None = None

@@ -20,7 +20,7 @@ from saat.data.collection import Content
 from saat.errors import SaatError
 from saat.index.content import IndexContent
 from saat.serving.engine import Query, SearchEngine
-from saat.serving.hits import Hit
+from saat.serving.hits import Hit, Risk
 from saat.serving.pictures import data_url, magnified
 from saat.types import CodeObjective
 
@@ -50,6 +50,8 @@ class Side:
         code_length: K, in bits.
         before: hits of the original.
         after: hits of the adversarial image.
+        risk_before: of the original; none where the model has no detector.
+        risk_after: of the adversarial image; the attack does not know the detector.
         seconds: that the attack took.
     """
 
@@ -64,6 +66,8 @@ class Side:
     code_length: int
     before: list[Hit]
     after: list[Hit]
+    risk_before: Risk | None
+    risk_after: Risk | None
     seconds: float
 
 
@@ -133,8 +137,10 @@ class Lab:
         change = whole_change(found[0].cpu().numpy(), pixels, epsilon)
         seconds = time.perf_counter() - began
         attacked = (pixels + change).astype(np.uint8)
-        packed = engine.encode(np.stack([pixels, attacked]))
+        both = np.stack([pixels, attacked])
+        packed = engine.encode(both)
         before, after = engine.search([Query(code, k) for code in packed])
+        risk_before, risk_after = engine.assess(both)
         factor = int(127 // max(1.0, epsilon * 255))
         return Side(
             name=name,
@@ -148,6 +154,8 @@ class Lab:
             code_length=engine.model.code_length,
             before=before,
             after=after,
+            risk_before=risk_before,
+            risk_after=risk_after,
             seconds=seconds,
         )
 

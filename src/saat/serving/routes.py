@@ -19,7 +19,7 @@ from saat.data.collection import Content
 from saat.errors import DataError, ServerError
 from saat.serving.engine import Query as Search
 from saat.serving.engine import SearchEngine
-from saat.serving.hits import Hit, Item
+from saat.serving.hits import Answer, Item
 from saat.serving.lab import MOST_EPSILON, MOST_STEPS, LabReport
 from saat.serving.pictures import thumbnail
 from saat.serving.service import Service
@@ -37,13 +37,6 @@ class Problem:
     """Any error."""
 
     error: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Results by distance, then by id."""
-
-    hits: list[Hit]
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,7 @@ class About:
     columns: dict[str, str]
     lab: bool
     hardened: bool
+    detector: bool
     writable: bool
 
 
@@ -109,11 +103,12 @@ async def search(service: Running, image: Image = None, item: OfItem = None, k: 
     def make() -> Search:
         if where:
             service.engine.check_where(where)
-        aim = _known(service.engine.code, item) if item is not None else service.engine.prepare(_bytes_of(image))
-        return Search(aim, k, where or None)
+        if item is None:
+            return Search(service.engine.prepare(_bytes_of(image)), k, where or None)
+        return Search(_known(service.engine.code, item), k, where or None, _known(service.engine.seen, item))
 
-    (hits,) = await service.search([make])
-    return Answer(hits)
+    (answer,) = await service.search([make])
+    return answer
 
 
 @router.post("/search/batch")
@@ -134,7 +129,7 @@ async def search_batch(
             raise DataError(f"image {number}: {error}") from error
 
     found = await service.search([partial(make, number) for number in range(len(images))])
-    return BatchAnswer([Answer(hits) for hits in found])
+    return BatchAnswer(found)
 
 
 @router.get("/items/{item_id}")
@@ -230,6 +225,7 @@ async def about(service: Running) -> About:
         columns=columns,
         lab=service.lab is not None,
         hardened=service.hardened is not None,
+        detector=engine.has_detector,
         writable=service.store is not None,
     )
 

