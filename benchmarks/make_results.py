@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attack_tables import equal_table, protocol_tables
-from defense_tables import ablation_table, curve_table, defense_tables, threat_tables
+from defense_tables import ablation_table, certified_table, curve_table, defense_tables, threat_tables
 from published_tables import published_sections
 
 from saat.runtime import write_text
@@ -62,9 +62,9 @@ def main() -> None:
     read = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-seed*.json"))}
     every = [result for name, result in read.items() if "-every-" in name]
     results = [result for name, result in read.items() if "-every-" not in name]
-    runs, threats, curve, ablation = (
+    runs, threats, curve, ablation, certified = (
         [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))]
-        for folder in ("defenses", "threats", "curve", "ablation")
+        for folder in ("defenses", "threats", "curve", "ablation", "certified")
     )
     rows = sorted(
         ({key: row[key] for key in ROW_KEYS if key in row} for result in [*results, *every] for row in result["rows"]),
@@ -73,7 +73,7 @@ def main() -> None:
     write_text(RESULTS / "defenses.json", json.dumps({"rows": [run["row"] for run in runs]}, indent=1) + "\n")
     write_text(RESULTS / "attacks.json", json.dumps({"rows": rows}, indent=1) + "\n")
     parts = [INTRODUCTION, *protocol_tables(results), *equal_table(every), *defense_tables(runs)]
-    parts += [*threat_tables(threats), *ablation_table(ablation), *curve_table(curve)]
+    parts += [*threat_tables(threats), *ablation_table(ablation), *curve_table(curve), *certified_table(certified)]
     parts += speed_table("metrics.json", "Speed of the metrics", ("speedup", "peak_mb"), METRICS_NOTE)
     speeds = ("throughput_ratio", "time_to_map_ratio", "throughput_ratio_alexnet", "time_to_map_ratio_alexnet")
     parts += speed_table("attack_speed.json", "Speed of attacks", speeds, ATTACKS_NOTE)

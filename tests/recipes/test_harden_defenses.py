@@ -117,7 +117,8 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
     config = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
     fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
     made = HardenConfig(**fields)
-    assert made.defense == PRESETS[preset].get("defense", "saat") == ("saat" if preset == "paper" else preset)
+    named = {"paper": "saat", "smoothing": "query-side"}
+    assert made.defense == PRESETS[preset].get("defense", "saat") == named.get(preset, preset)
     assert made.fit.epochs == PRESETS[preset]["fit"]["epochs"]
 
 
@@ -142,6 +143,24 @@ def test_carried_perturbations_start_every_epoch_but_the_first(tiny: Path, tmp_p
     assert bool(state["inner.perturbations"].flatten(1).any(1).all())
     grown = (tmp_path / "true" / "resume.pt").stat().st_size - (tmp_path / "false" / "resume.pt").stat().st_size
     assert grown == pytest.approx(120 * (3 * 32 * 32 + 1), rel=0.01)
+
+
+def test_smoothing_trains_on_noise_of_its_own_strength(tiny: Path, tmp_path: Path) -> None:
+    words = ["harden", f"--checkpoint={tiny}", "--preset=smoothing", "--fit.epochs=1", "--quiet=true"]
+    given = {"preset": [], "half": ["--robustness=0.5"], "the same": ["--noise=0.125"]}
+    for name, more in given.items():
+        assert main([*words, f"--out={tmp_path / name}", *more]) == 0
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in given}
+    assert weights["half"] == weights["the same"] != weights["preset"]
+    assert read_card(tmp_path / "preset").training["noise"] == 0.25
+
+
+def test_noise_that_cannot_be_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["harden", "--checkpoint=x", "--out=y"]
+    assert main([*words, "--noise=-1"]) == 2
+    assert "`noise` is at least 0.0; got -1.0" in capsys.readouterr().err
+    assert main([*words, "--noise=0.25", "--carry=true"]) == 2
+    assert "`carry` is of the inner attack, and `noise` takes its place" in capsys.readouterr().err
 
 
 def test_an_unknown_defense_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What adversarial train steps share: the inner search, and logits in the precision of training."""
+"""What train steps share: how a batch is changed before the model learns from it, and logits in their precision."""
 
 from __future__ import annotations
 
@@ -7,23 +7,42 @@ from torch import Tensor, nn
 
 from saat.attacks.base import Attack
 from saat.attacks.gradient import PGD
-from saat.runtime import autocast, derive_seed
+from saat.models.smoothing import add_noise
+from saat.runtime import autocast, derive_seed, make_generator
 from saat.types import Batch, CodeObjective
 
 LEVELS = 127  # of a stored perturbation, each way: int8
+
+
+class GaussianNoise:
+    """Noise in the place of an attack, for a model whose bits are to vote over noise (`saat certify`).
+
+    Cohen, Rosenfeld, Kolter, *Certified Adversarial Robustness via Randomized Smoothing*, ICML 2019: the model learns
+    from images with the noise that its votes will have.
+
+    Args:
+        sigma: standard deviation, in units of the pixel range [0, 1].
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def __call__(self, model: nn.Module, images: Tensor, objective: CodeObjective, *, seed: int = 0) -> Tensor:  # noqa: ARG002
+        """Return noisy images (B, 3, H, W), which may leave [0, 1] as the copies that vote do."""
+        return add_noise(images, make_generator(seed, "noise", device=images.device), sigma=self.sigma)
 
 
 class InnerAttack(nn.Module):
     """An attack whose every call has a random start of its own, also after training has been stopped and resumed.
 
     Args:
-        attack: how to search. It leaves the model's mode and batch statistics as they are.
+        attack: how to search, or noise. It leaves the model's mode and batch statistics as they are.
         seed: of all random starts.
     """
 
     calls: Tensor
 
-    def __init__(self, attack: Attack, *, seed: int = 0) -> None:
+    def __init__(self, attack: Attack | GaussianNoise, *, seed: int = 0) -> None:
         super().__init__()
         self.attack, self.seed = attack, seed
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))

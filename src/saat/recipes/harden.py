@@ -17,9 +17,9 @@ from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
-from saat.defenses.inner import CarriedInnerAttack, InnerAttack
+from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
-from saat.errors import check_at_least, check_choice
+from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
 from saat.models.checkpoint import (
@@ -84,6 +84,18 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "average": 0.99,
         },
     },
+    "smoothing": {
+        "defense": "query-side",
+        "noise": 0.25,
+        "fit": {
+            "epochs": 40,
+            "batch_size": 128,
+            "learning_rate": 0.4,
+            "weight_decay": 5e-4,
+            "schedule": "one-cycle",
+            "average": 0.99,
+        },
+    },
 }
 """Published settings (`paper` is SAAT), or our own: start from these; options given beside them win.
 
@@ -106,9 +118,11 @@ class HardenConfig(RunOptions):
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
         step_size: of the inner attack, as a fraction of the pixel range.
+        noise: in the place of the inner attack, gaussian noise of this standard deviation, in units of the pixel
+            range [0, 1]: what a model needs before `saat certify`. 0 attacks.
         carry: the inner attack starts from the perturbation of the image's last epoch instead of a random one.
-        robustness: one number from clean to robust, times epsilon and step_size: 0 trains on clean images, 2 against
-            changes twice as large.
+        robustness: one number from clean to robust, times epsilon, step_size and noise: 0 trains on clean images, 2
+            against changes twice as large.
         objective: of the inner attack: flips, margin, agreement (the papers'), weighted or hag.
         adversarial_weight: weight of the term on adversarial images in saat, cgat, atrdh and trades.
         quantization_weight: weight of the quantization of adversarial codes in saat.
@@ -124,6 +138,7 @@ class HardenConfig(RunOptions):
     epsilon: float = 8 / 255
     steps: int = 7
     step_size: float = 2 / 255
+    noise: float = 0.0
     carry: bool = False
     robustness: float = 1.0
     objective: str = "agreement"
@@ -139,6 +154,9 @@ class HardenConfig(RunOptions):
         check_at_least("steps", self.steps, 1)
         check_at_least("robustness", self.robustness, 0.0)
         ThreatModel("linf", self.epsilon * self.robustness)
+        check_at_least("noise", self.noise, 0.0)
+        if self.noise and self.carry:
+            raise ArgumentError("`carry` is of the inner attack, and `noise` takes its place; give one of them")
 
 
 def harden(config: HardenConfig) -> Card:
@@ -223,7 +241,8 @@ def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBa
         precision=config.precision,
         keep_best=False,
     )
-    inner = InnerAttack(attack, seed=config.seed)
+    noise = GaussianNoise(config.noise * config.robustness) if config.noise else None
+    inner = InnerAttack(noise or attack, seed=config.seed)
     if config.carry:
         inner = CarriedInnerAttack(attack, items=len(bank), image_size=parent.image_size, seed=config.seed)
     options = DefenseOptions(
