@@ -25,4 +25,4 @@ def cifar10(root: Path, divisor: int) -> DataOptions:
 
 
 if __name__ == "__main__":
-    main(str(__doc__), "cifar10", cifar10)
+    main(str(__doc__), "cifar10", cifar10, backbone="resnet20")

@@ -74,6 +74,7 @@ class Protocol:
 
     name: str
     data: DataOptions
+    backbone: str
     weights: str
     train_fit: FitOptions
     harden_fit: FitOptions
@@ -90,7 +91,12 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
     """Run one seed under `work`; write `results/NAME-seedN.json` and return its content."""
     folder = work / f"{protocol.name}-seed{seed}"
     plain = TrainConfig(
-        out=folder / "plain", data=protocol.data, weights=protocol.weights, fit=protocol.train_fit, seed=seed
+        out=folder / "plain",
+        data=protocol.data,
+        backbone=protocol.backbone,
+        weights=protocol.weights,
+        fit=protocol.train_fit,
+        seed=seed,
     )
     hardened = HardenConfig(checkpoint=plain.out, out=folder / "hardened", fit=protocol.harden_fit, seed=seed)
     cards = {
@@ -229,11 +235,11 @@ def add_row(result: dict[str, Any], dataset: str, model: str, name: str, seed: i
     print(json.dumps(row), flush=True)
 
 
-def main(description: str, name: str, make_data: MakeData) -> None:
+def main(description: str, name: str, make_data: MakeData, *, backbone: str, weights: str | None = None) -> None:
     """Run a protocol from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--weights", required=True, help="state file of a ResNet-20, or random")
+    parser.add_argument("--weights", required=weights is None, default=weights, help="state file, imagenet or random")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one result file each")
     parser.add_argument(
         "--every", type=int, metavar="N", help="every attack at N evaluations an image, on these models"
@@ -244,6 +250,7 @@ def main(description: str, name: str, make_data: MakeData) -> None:
     protocol = Protocol(
         name=f"{name}-quick" if options.quick else name,
         data=make_data(options.data, 10 if options.quick else 1),
+        backbone=backbone,
         weights=options.weights,
         train_fit=paper_fit(1 if options.quick else 12),
         harden_fit=paper_fit(1 if options.quick else 8),

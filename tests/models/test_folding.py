@@ -20,7 +20,7 @@ def trained_looking(backbone: str) -> HashModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("backbone", ["resnet8", "resnet18", "vgg11_bn"])
+@pytest.mark.parametrize("backbone", ["resnet8", "resnet18", "vgg11_bn", "efficientnet_lite0"])
 def test_a_folded_model_has_the_same_logits_and_gradients_without_batch_norms(backbone: str) -> None:
     model = trained_looking(backbone)
     lean = folded(model)

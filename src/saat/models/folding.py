@@ -7,10 +7,11 @@ import torchvision
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
+from saat.models.efficientnet_lite import EfficientNetLite0
 from saat.models.hash_model import HashModel
 from saat.models.resnet_cifar import CifarResNet
 
-FOLDABLE = (CifarResNet, torchvision.models.ResNet, torchvision.models.VGG)
+FOLDABLE = (CifarResNet, EfficientNetLite0, torchvision.models.ResNet, torchvision.models.VGG)
 """Backbones whose layers are known to do in eval mode what a trace of them does; others are left as they are."""
 
 

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 from saat.errors import ArgumentError, SaatError, check_code_length
 from saat.hamming import sign_codes
-from saat.models.backbones import build_backbone
+from saat.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from saat.runtime import as_channels_last, autocast, frozen, progress
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class HashModel(nn.Module):
@@ -78,7 +75,8 @@ def build_model(backbone: str, *, code_length: int, weights: str = "auto") -> tu
     check_code_length(code_length)
     built = build_backbone(backbone, weights)
     hash_layer = nn.Linear(built.out_features, code_length)
-    return HashModel(built.network, hash_layer, code_length=code_length), built.weights
+    model = HashModel(built.network, hash_layer, code_length=code_length, mean=built.mean, std=built.std)
+    return model, built.weights
 
 
 def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:

@@ -37,7 +37,8 @@ class TrainConfig(RunOptions):
     Args:
         out: folder of the checkpoint.
         data: which images.
-        backbone: of the model, such as resnet20 (for 32 x 32), alexnet, vgg16_bn, resnet18, resnet50.
+        backbone: of the model, such as resnet20 (for 32 x 32), alexnet, vgg16_bn, resnet18, resnet50,
+            efficientnet_lite0.
         weights: of the backbone: auto, random, imagenet or the path of a state file.
         model: instead of a backbone, your own: package.module:factory, a module from images in [0, 1] to K logits.
         code_length: bits of a code, a multiple of 8; your own model fixes it itself.
