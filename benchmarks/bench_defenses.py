@@ -35,6 +35,7 @@ from saat.recipes.harden import PRESETS, HardenConfig, harden
 from saat.runtime import write_text
 from saat.training import FitOptions
 
+PRECISIONS = {"corel5k": "float32"}  # as bench_corel5k.py has it
 EPOCHS = 8  # of 7 gradient steps each, as SAAT has on this protocol; of query-side below
 PAPER_ATTACKS = {"paper_attack_map": ("saat-paper", "paper"), "hag_map": ("hag", "hag")}
 FOLDERS = {"undefended": "plain", "saat": "hardened"}
@@ -57,7 +58,7 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
     folder = work / f"{dataset}-seed{seed}"
     name = FOLDERS.get(defense, defense.replace(", ", "-").replace(" ", "-")) + ("-quick" if quick else "")
     card = trained(folder / name, lambda: MAKERS.get(defense, hardened)(folder, folder / name, defense, seed, quick))
-    steps = 5 if quick else 100
+    steps, precision = 5 if quick else 100, PRECISIONS.get(dataset, "auto")
     encoded = cache(lambda: encoded_subject(folder / name))  # once for all attacks, if one is to run
     row: dict[str, Any] = {"dataset": dataset, "defense": defense, "seed": seed}
     for key, (short, preset) in PAPER_ATTACKS.items():
@@ -66,13 +67,20 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
             checkpoint=folder / name,
             seed=seed,
             name=defense,
+            precision=precision,
             **ATTACKS[preset] | {"steps": steps},
         )
         report = reported(config, lambda config=config: attack_subject(config, *encoded()))
         row |= {"clean_map": report["clean_map"], "chance_map": report["chance_map"], key: report["attacked_map"]}
         row |= {f"{key}_paper": report["attacked_map_paper"], "clean_map_paper": report["clean_map_paper"]}
     suite = EvaluateConfig(
-        checkpoint=folder / name, suite="standard", out=folder / f"{name}-suite", steps=steps, seed=seed, name=defense
+        checkpoint=folder / name,
+        suite="standard",
+        out=folder / f"{name}-suite",
+        steps=steps,
+        seed=seed,
+        name=defense,
+        precision=precision,
     )
     report = reported(suite, lambda: evaluate(suite))
     row |= {
@@ -93,7 +101,8 @@ def hardened(folder: Path, out: Path, defense: str, seed: int, quick: bool) -> C
     options = DEFENSES[defense]
     if quick:
         options = options | {"fit": replace(options["fit"], epochs=1)}
-    return harden(HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, **options))
+    precision = PRECISIONS.get(folder.name.partition("-seed")[0], "auto")
+    return harden(HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, precision=precision, **options))
 
 
 def constant(folder: Path, out: Path, defense: str, seed: int, quick: bool) -> Card:  # noqa: ARG001

@@ -80,6 +80,7 @@ class Protocol:
     harden_fit: FitOptions
     attacks: dict[str, dict[str, Any]]
     steps: int = 100
+    precision: str = "auto"
 
 
 def paper_fit(epochs: int) -> FitOptions:
@@ -97,8 +98,15 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         weights=protocol.weights,
         fit=protocol.train_fit,
         seed=seed,
+        precision=protocol.precision,
     )
-    hardened = HardenConfig(checkpoint=plain.out, out=folder / "hardened", fit=protocol.harden_fit, seed=seed)
+    hardened = HardenConfig(
+        checkpoint=plain.out,
+        out=folder / "hardened",
+        fit=protocol.harden_fit,
+        seed=seed,
+        precision=protocol.precision,
+    )
     cards = {
         "plain": trained(plain.out, lambda: train(plain)),
         "hardened": trained(hardened.out, lambda: harden(hardened)),
@@ -113,7 +121,12 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
         add_attacks(result, protocol, protocol.attacks, folder, model, seed, path)
     for model in reversed(cards):  # suites last: they take longest
         suite = EvaluateConfig(
-            checkpoint=folder / model, suite="standard", out=folder / f"{model}-suite", steps=protocol.steps, seed=seed
+            checkpoint=folder / model,
+            suite="standard",
+            out=folder / f"{model}-suite",
+            steps=protocol.steps,
+            seed=seed,
+            precision=protocol.precision,
         )
         add_row(
             result, protocol.name, model, "suite standard", seed, reported(suite, lambda suite=suite: evaluate(suite))
@@ -164,7 +177,7 @@ def add_attacks(
     """Run attacks that have no report yet; add their rows, and write the result after each."""
     encoded = cache(lambda: encoded_subject(folder / model))  # once for all attacks, if one is to run
     for name, options in attacks.items():
-        settings = {"steps": protocol.steps} | options
+        settings = {"steps": protocol.steps, "precision": protocol.precision} | options
         settings["steps"] = min(settings["steps"], protocol.steps)
         if settings.get("surrogate") == OTHER_MODEL:
             settings["surrogate"] = [folder / ("plain" if model == "hardened" else "hardened")]
@@ -235,7 +248,15 @@ def add_row(result: dict[str, Any], dataset: str, model: str, name: str, seed: i
     print(json.dumps(row), flush=True)
 
 
-def main(description: str, name: str, make_data: MakeData, *, backbone: str, weights: str | None = None) -> None:
+def main(
+    description: str,
+    name: str,
+    make_data: MakeData,
+    *,
+    backbone: str,
+    weights: str | None = None,
+    precision: str = "auto",
+) -> None:
     """Run a protocol from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
@@ -256,6 +277,7 @@ def main(description: str, name: str, make_data: MakeData, *, backbone: str, wei
         harden_fit=paper_fit(1 if options.quick else 8),
         attacks=ESSENTIAL,
         steps=5 if options.quick else 100,
+        precision=precision,
     )
     run = partial(run_every, evaluations=options.every) if options.every else run_protocol
     print(headline([run(protocol, seed=seed, work=options.work) for seed in options.seeds]))

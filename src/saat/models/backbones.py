@@ -154,7 +154,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         raise CheckpointError(f"`weights` fit the backbone; those of {path} do not: {error}") from error
-    lacking = [key for key in missing if not key.endswith("num_batches_tracked")]
+    own = getattr(network, "unpublished", ())
+    lacking = [key for key in missing if not key.endswith("num_batches_tracked") and key.split(".")[0] not in own]
     if lacking:
         found = f"{path} lacks {len(lacking)} of its weights ({lacking[0]}, ...)"
         raise CheckpointError(f"`weights` fit the backbone; {found}")

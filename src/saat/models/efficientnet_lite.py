@@ -71,12 +71,16 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier, ending in 1,280 pooled features.
+    """EfficientNet-Lite0 without its classifier, ending in 1,280 pooled features of mean 0 and deviation 1.
 
-    Layer names are those of the published PyTorch weights, less their leading underscores.
+    Pooled ReLU6 features all point one way, and a pairwise loss that pushes most pairs apart then shrinks all logits to
+    nothing; so they are standardized, which the published network does not do. Layer names are those of the published
+    PyTorch weights, less their leading underscores.
     """
 
     out_features = HEAD
+    unpublished = ("standardize",)
+    """Layers that files of weights do not hold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,9 +95,11 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.conv_head = nn.Conv2d(channels, HEAD, 1, bias=False)
         self.bn1 = _batch_norm(HEAD)
+        self.standardize = nn.BatchNorm1d(HEAD, affine=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalized images (B, 3, H, W) to features (B, 1280)."""
         features = F.relu6(self.bn0(self.conv_stem(pad_to_halve(images, 3))))
         features = F.relu6(self.bn1(self.conv_head(self.blocks(features))))
-        return features.mean(dim=(2, 3))
+        standardized: Tensor = self.standardize(features.mean(dim=(2, 3)))
+        return standardized
