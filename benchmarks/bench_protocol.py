@@ -256,6 +256,7 @@ def main(
     backbone: str,
     weights: str | None = None,
     precision: str = "auto",
+    epochs: int = 12,
 ) -> None:
     """Run a protocol from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -273,7 +274,7 @@ def main(
         data=make_data(options.data, 10 if options.quick else 1),
         backbone=backbone,
         weights=options.weights,
-        train_fit=paper_fit(1 if options.quick else 12),
+        train_fit=paper_fit(1 if options.quick else epochs),
         harden_fit=paper_fit(1 if options.quick else 8),
         attacks=ESSENTIAL,
         steps=5 if options.quick else 100,

@@ -139,8 +139,9 @@ def reproduce(report: Mapping[str, Any]) -> str | None:
     """Return the command that makes an attack run again; None for a model that is not in a checkpoint.
 
     >>> attack = {"goal": "mainstay", "targeted": False, "norm": "linf", "epsilon": 8 / 255, "steps": 9, "seed": 0}
-    >>> reproduce({"name": "a", "model": {"checkpoint": "b c"}, "attack": attack}).partition(" --norm")[0]
-    "saat attack --checkpoint 'b c' --out runs/again --name a --goal mainstay --targeted false"
+    >>> report = {"name": "a", "model": {"checkpoint": "b c"}, "attack": attack | {"patch": 0.0}}
+    >>> reproduce(report).partition(" --norm ")[2]  # no patch: the radius is that of the norm
+    'linf --epsilon 8/255 --steps 9 --seed 0'
     """
     checkpoint = report["model"]["checkpoint"]
     if checkpoint is None:
@@ -148,7 +149,7 @@ def reproduce(report: Mapping[str, Any]) -> str | None:
     command = "evaluate" if "suite" in report["attack"] else "attack"
     words = ["saat", command, "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
     for setting in (*BUDGET, "seed"):
-        if report["attack"].get(setting) not in (None, []):
+        if report["attack"].get(setting) not in (None, []) and (setting != "patch" or report["attack"]["patch"]):
             words += [f"--{setting}", _option(report["attack"][setting])]
     return shlex.join(words)
 
@@ -167,7 +168,8 @@ def describe(attack: Mapping[str, Any]) -> str:
     )
     place = f", made on {', '.join(attack['surrogate'])}" if attack.get("surrogate") else ""
     size = gray_levels(attack["step_size"]) if attack["norm"] == "linf" else f"{attack['step_size']:.3g}"
-    search = f"{attack['steps']} steps of {size}, {attack['restarts']} restart(s), seed {attack['seed']}"
+    steps, restarts = (f"{attack[name]} {name[:-1] if attack[name] == 1 else name}" for name in ("steps", "restarts"))
+    search = f"{steps} of {size}, {restarts}, seed {attack['seed']}"
     return f"{attack['name']}, {aim}{place}, epsilon {strength(attack)}, {search}"
 
 
