@@ -27,6 +27,7 @@ from saat.data.fashion import read_fashion
 from saat.defenses.detection import Detector
 from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
+from saat.recipes.serve import _listen
 from saat.serving.client import ServiceError
 from saat.serving.hits import Item, Risk
 from saat.serving.service import LAB_ROOM
@@ -426,3 +427,10 @@ def test_sigterm_finishes_what_is_underway(served: Any, serve: Start) -> None:
             httpx.get(server.url + "/health")
         with saat.Client(server.url) as client, pytest.raises(ServiceError, match="no answer from"):
             client.item(1)
+
+
+def test_an_answer_does_not_wait_for_acknowledgements() -> None:
+    with _listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
