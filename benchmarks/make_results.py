@@ -43,8 +43,12 @@ their PGD-100 mainstay attack, 0.0014 under HAG; after SAAT clean 0.325, attacke
 hardening. Their hardening has no momentum; ours has 0.9. Ours took 562 s on two cores, the one time that it ran alone
 (CIFAR-10, seed 0); the other times are those of a machine at work.
 
-The CIFAR ResNet weights that the models start from were trained on the labels of all 50,000 CIFAR-10 training images,
-so they have seen the labels of the database: fine for comparing defenses, not a fair claim of clean accuracy.
+The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
+still to be measured, so that rows of a seed need not start from the same weights.
+
+On Corel5k models start from EfficientNet-Lite0 with ImageNet weights. On CIFAR-10 they start from a ResNet-20 whose
+weights were trained on the labels of all 50,000 training images, so they have seen the labels of the database: fine for
+comparing defenses, not a fair claim of clean accuracy.
 """
 
 
