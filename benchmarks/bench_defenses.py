@@ -38,7 +38,11 @@ from saat.training import FitOptions
 PRECISIONS = {"corel5k": "float32"}  # as bench_corel5k.py has it
 EPOCHS = 8  # of 7 gradient steps each, as SAAT has on this protocol; of query-side below
 PAPER_ATTACKS = {"paper_attack_map": ("saat-paper", "paper"), "hag_map": ("hag", "hag")}
-FOLDERS = {"undefended": "plain", "saat": "hardened"}
+FOLDERS = {
+    "cifar10": {"undefended": "plain", "saat": "hardened"},
+    "corel5k": {"undefended": "plain", "saat, as released": "hardened"},
+}
+"""Models that the protocol's benchmark has trained."""
 QUERY_SIDE: dict[str, Any] = PRESETS["query-side"]
 DEFENSES: dict[str, dict[str, Any]] = {
     "saat, as released": PRESETS["paper"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
@@ -56,7 +60,7 @@ NAMES = ("undefended", "constant", "saat", "saat, database of plain", *DEFENSES)
 def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
     """Run one defense with one seed; write its result file, and return its row."""
     folder = work / f"{dataset}-seed{seed}"
-    name = FOLDERS.get(defense, defense.replace(", ", "-").replace(" ", "-")) + ("-quick" if quick else "")
+    name = FOLDERS[dataset].get(defense, defense.replace(", ", "-").replace(" ", "-")) + ("-quick" if quick else "")
     card = trained(folder / name, lambda: MAKERS.get(defense, hardened)(folder, folder / name, defense, seed, quick))
     steps, precision = 5 if quick else 100, PRECISIONS.get(dataset, "auto")
     encoded = cache(lambda: encoded_subject(folder / name))  # once for all attacks, if one is to run

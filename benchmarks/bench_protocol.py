@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,7 @@ def main(
     weights: str | None = None,
     precision: str = "auto",
     epochs: int = 12,
+    harden_momentum: float = 0.9,
 ) -> None:
     """Run a protocol from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -275,7 +276,7 @@ def main(
         backbone=backbone,
         weights=options.weights,
         train_fit=paper_fit(1 if options.quick else epochs),
-        harden_fit=paper_fit(1 if options.quick else 8),
+        harden_fit=replace(paper_fit(1 if options.quick else 8), momentum=harden_momentum),
         attacks=ESSENTIAL,
         steps=5 if options.quick else 100,
         precision=precision,
