@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saat.data.loading import batches
+from saat.data.loading import batches, count_batches
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, CheckpointError, SaatError, check_at_least, check_choice
 from saat.runtime import as_channels_last, atomic_write, autocast, derive_seed, make_generator, progress, write_text
@@ -158,7 +157,7 @@ def fit(
     )
     average = WeightAverage(model, options.average) if options.average else None
     history = _resume(folder / STATE_FILE, run, model, optimizer, step, average)
-    steps = math.ceil(len(split) / options.batch_size)
+    steps = count_batches(len(split), options.batch_size)
     bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
     bar.update(len(history) * steps)
     for epoch in range(len(history), options.epochs):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saat.data.loading import batches, draw_crop_flip
+from saat.data.loading import batches, count_batches, draw_crop_flip
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError
 from saat.runtime import make_generator
@@ -30,6 +30,15 @@ def test_in_order_by_default(split):
     assert (first.images.dtype, first.labels.dtype, first.indices.dtype) == (torch.float32, torch.float32, torch.int64)
     assert torch.equal(torch.cat([batch.images for batch in found]), split.images.float() / 255)
     assert torch.equal(torch.cat([batch.labels for batch in found]), split.labels.float())
+
+
+def test_a_last_batch_of_one_joins_the_one_before(split):
+    for size, counts in ((3, [3, 3, 4]), (9, [10]), (10, [10]), (11, [10]), (1, [1] * 9 + [1])):
+        found = list(batches(split, size))
+        if size > 1:
+            assert [len(batch.images) for batch in found] == counts
+        assert len(found) == count_batches(len(split), size)
+        assert torch.cat([batch.indices for batch in found]).tolist() == list(range(10))
 
 
 def test_a_generator_shuffles_and_its_state_says_how(split):

@@ -102,10 +102,20 @@ def test_thresholds_by_hand() -> None:
     calibration = torch.stack([torch.arange(19.0), torch.zeros(19)], dim=1)
     detector = Detector(Corner(), CODES, calibration)
     assert torch.allclose(detector.clean_scores, torch.arange(19.0) / 19)
-    # rank ceil(20 * 0.95) = 19 of 19; ceil(20 * 0.9) = 18; ceil(20 * 0.96) = 20, more than there are.
-    assert detector.threshold(0.05) == pytest.approx(18 / 19)
-    assert detector.threshold(0.1) == pytest.approx(17 / 19)
+    # 1 / 19 over rank ceil(20 * 0.95) = 19 of 19; ceil(20 * 0.9) = 18; ceil(20 * 0.96) = 20, more than there are.
+    assert detector.threshold(0.05) == 1.0
+    assert detector.threshold(0.1) == pytest.approx(18 / 19)
     assert detector.threshold(0.04) == 1.0
+
+
+def test_a_small_calibration_does_not_raise_more_alarms_than_asked() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alarms = 0
+    for _ in range(2000):  # two statistics, each with a chance of its own to be the largest so far
+        values = torch.rand(21, 2, generator=generator)
+        detector = Detector(Corner(), CODES, values[:20])
+        alarms += int(detector.score_of(values[20:]) > detector.threshold(0.1))
+    assert alarms / 2000 <= 0.1 + 4 * (0.1 * 0.9 / 2000) ** 0.5
 
 
 def test_false_alarms_on_other_clean_images_are_as_rare_as_asked(detector: Detector) -> None:

@@ -5,6 +5,8 @@ import torch
 from planted import Constant, Linear, Masked, Randomized, scene
 from torch import nn
 
+from saat.attacks.goals import SemanticGoal
+from saat.evaluation.suite import SuiteBatch
 from saat.evaluation.trials import (
     RADII,
     SWEEP_STEPS,
@@ -74,8 +76,13 @@ def test_beyond_epsilon_is_the_next_radius():
     assert widest.beyond_epsilon() is widest.radii[0.5]
 
 
+def share_of(batch: SuiteBatch) -> float:
+    objective = SemanticGoal(batch.bank)(batch.model, batch.images, batch.labels)
+    return vanished_share(batch.model, batch.images, objective)
+
+
 def test_gradients_that_vanish_are_counted_image_by_image():
-    assert vanished_share(scene(Masked()).batch) == vanished_share(scene(Constant()).batch) == 1.0
+    assert share_of(scene(Masked()).batch) == share_of(scene(Constant()).batch) == 1.0
 
     class HalfMasked(Linear):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -85,7 +92,7 @@ def test_gradients_that_vanish_are_counted_image_by_image():
     batch = scene(HalfMasked()).batch
     expected = (batch.images[:, 0, 0, 0] <= 0.5).float().mean().item()
     assert 0 < expected < 1
-    assert vanished_share(batch) == pytest.approx(expected)
+    assert share_of(batch) == pytest.approx(expected)
 
 
 def test_instability_is_measured_in_mean_logits_and_in_eval_mode():

@@ -46,3 +46,11 @@ def test_rows_without_a_label_take_no_part() -> None:
     assert logits.grad is not None
     assert logits.grad[1].abs().max() == 0
     assert (logits.grad[[0, 2]].abs().amax(1) > 0).all()
+
+
+def test_nothing_is_pushed_away_from_an_item_without_a_label() -> None:
+    labels = torch.tensor([[1, 0], [0, 0]])
+    codes = torch.full((2, 8), 0.3, requires_grad=True)
+    both = DPHLoss(labels=labels, code_length=8)(codes, labels, torch.arange(2))
+    alone = DPHLoss(labels=labels[:1], code_length=8)(codes[:1], labels[:1], torch.arange(1))
+    assert both.item() == pytest.approx(alone.item())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from saat.attacks.catalog import SEARCHES
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import main
 from saat.data.catalog import DataOptions
+from saat.models.hash_model import HashModel
 from saat.recipes.attack import PRESETS, draw_targets
 from saat.recipes.attacker import TRAINED
-from saat.recipes.subject import load_subject
+from saat.recipes.subject import Subject, load_subject
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 FEW = ["--data.train_size=40", "--data.query_size=12", "--data.database_size=60"]
@@ -133,7 +135,10 @@ def test_targets_share_no_label_with_their_query() -> None:
             ["--patch=0.1", "--search=mi"],
             "`patch` needs a search other than mi, ni, si-ni, vmi, di, ti, square; got mi",
         ),
-        (["--last=true", "--restarts=2"], "`restarts` above 1 need `search` pgd, fgsm, bim, apgd without `last`"),
+        (["--last=true", "--restarts=2"], "`restarts` above 1 need `search` pgd or apgd, without `last`; got pgd"),
+        (["--search=bim", "--restarts=2"], "`search` pgd or apgd, without `last`; got bim"),
+        (["--goal=relevant-codes", "--search=apgd"], "`goal` relevant-codes is an attack on the last iterate"),
+        (["--goal=relevant-codes", "--restarts=3"], "other than apgd, square, nes; got 3 restarts"),
         (["--search=adam", "--restarts=2"], "got adam"),
         (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, square, nes; got apgd"),
     ],
@@ -143,3 +148,51 @@ def test_what_does_not_go_together_is_named(more: list[str], message: str, capsy
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_a_step_is_an_eighth_of_the_radius_unless_given(tiny: Path, tmp_path: Path) -> None:
+    given: dict[str, tuple[list[str], tuple[int, float | None]]] = {
+        "linf": ([], (2, 1 / 255)),
+        "l2": (["--norm=l2", "--epsilon=0.5"], (2, 0.0625)),
+        "patch": (["--patch=0.1"], (2, 0.125)),
+        "own": (["--norm=l2", "--epsilon=0.5", "--step_size=0.1"], (2, 0.1)),
+        "fgsm": (["--search=fgsm"], (1, 8 / 255)),
+        "apgd": (["--search=apgd"], (2, None)),
+        "paper": (["--preset=paper", "--epsilon=16/255"], (2, 1 / 255)),
+    }
+    for name, (words, (steps, size)) in given.items():
+        attack = run(tiny, tmp_path / name, *words)["attack"]
+        assert (attack["steps"], attack["step_size"]) == (steps, pytest.approx(size)), name
+
+
+def test_away_from_relevant_codes_the_last_iterate_counts(tiny: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path, "--goal=relevant-codes", "--steps=10")
+    assert report["attack"]["last"] is True
+    changed = (load_file(tmp_path / "adversarial.safetensors")["images"] != clean_images(tiny)).flatten(1).any(1)
+    assert bool(changed.all())
+
+
+def test_an_attack_without_gradients_is_flagged(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tiny, tmp_path / "sound")["attack"]["vanished_at_start"] == 0.0
+    forward = HashModel.forward
+    monkeypatch.setattr(HashModel, "forward", lambda self, images: forward(self, (images * 63).round() / 63))
+    report = run(tiny, tmp_path / "masked")
+    assert report["attack"]["vanished_at_start"] == 1.0
+    assert "vanished-gradients" in [flag["name"] for flag in report["flags"]]
+    assert report["unreliable"] is True
+    assert run(tiny, tmp_path / "blind", "--search=nes")["attack"]["vanished_at_start"] == 0.0  # it asks for none
+
+
+def test_a_surrogate_that_knows_other_labels_is_refused(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*arguments: Any, **options: Any) -> Subject:
+        found = load_subject(*arguments, **options)
+        names = tuple(f"animal{number}" for number in range(10))
+        return replace(found, splits=replace(found.splits, class_names=names))
+
+    words = ["attack", f"--checkpoint={tiny}", f"--surrogate=[{tiny}]", f"--out={tmp_path}", "--quiet=true", *FEW]
+    with monkeypatch.context() as patch:  # the attacked model is loaded by the recipe, surrogates where this is
+        patch.setattr("saat.recipes.subject.load_subject", other)
+        assert main(words) == 2
+    assert "`surrogate` knows the attacked model's 10 labels" in capsys.readouterr().err

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from saat.cli import main
+from saat.data.catalog import DataOptions, load_splits
+from saat.data.splits import Splits
 
 DATA = ["--data.train_size=300", "--data.query_size=20", "--data.database_size=100"]
 TRAIN = ["train", "--backbone=resnet8", "--fit.epochs=4", "--quiet=true", *DATA]
@@ -58,6 +61,19 @@ def test_harden_resumes_to_the_same_bits(carry: str, plain: Path, tmp_path: Path
 def test_another_run_in_the_same_folder_is_refused(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, f"--out={plain}", "--seed=1"]) == 2
     assert "seed: 0 there, 1 now" in capsys.readouterr().err
+
+
+def test_other_images_in_the_same_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TRAIN[:2], "--fit.epochs=1", "--quiet=true", *DATA[1:], f"--out={tmp_path}"]
+    assert main([*words, "--data.train_size=64"]) == 0
+
+    def changed(options: DataOptions, **more: bool) -> Splits:  # the same options find other images now
+        return load_splits(replace(options, train_size=80), **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saat.recipes.train.load_splits", changed)
+        assert main([*words, "--data.train_size=64"]) == 2
+    assert "checksums" in capsys.readouterr().err
 
 
 def test_a_damaged_resume_state_is_named(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,20 @@ def test_corruptions_are_measured_beside_clean_queries(tiny: Path, tmp_path: Pat
     ]
     assert all(found["chance_map"] == metrics["chance_map"] for found in metrics["corruptions"].values())
     assert len({found["map"] for found in [metrics, *metrics["corruptions"].values()]}) > 5
+
+
+def test_another_model_of_the_same_weights_is_another_run(
+    whole: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renamed(*arguments: Any, **options: Any) -> Subject:
+        found = load_subject(*arguments, **options)
+        return replace(found, about=found.about | {"backbone": "own:masked"})
+
+    monkeypatch.setattr("saat.recipes.evaluate.load_subject", renamed)
+    assert main(words(tiny, whole)) == 2
+    assert "model: 'resnet8' there, 'own:masked' now" in capsys.readouterr().err
+
+
+def test_a_suite_in_linf_needs_a_gray_level(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tiny, tmp_path, "--epsilon=0.5/255")) == 2
+    assert "`epsilon` of a suite in linf is at least 1/255" in capsys.readouterr().err

@@ -66,6 +66,8 @@ GOALS: Mapping[str, Callable[[GoalOptions], Goal]] = {
 }
 UNTARGETED = ("own-code", "returned-ids")
 TARGETED = ("anchor", "point", "prototype")
+LAST_ONLY = ("relevant-codes",)
+"""Goals whose objective, away, is lowest on the clean image: only the last iterate of a search is an attack."""
 SEEN_FROM_OUTSIDE = ("returned-ids",)
 """Goals that know nothing but what a search service returns: the model is a `SearchView`, without a gradient."""
 
@@ -155,8 +157,10 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
 }
 BLACK_BOX = ("square", "nes")
 """Searches that need no gradient."""
-RESTARTING = ("pgd", "fgsm", "bim", "apgd")
-"""Searches that can begin again."""
+RESTARTING = ("pgd", "apgd")
+"""Searches that can begin again, from another random start."""
+SELF_PACED = ("apgd", "adam", "square", "generator")
+"""Searches that choose the length of their steps."""
 CHOOSING = ("apgd", "square", "nes")
 """Searches that return the best they saw, whatever is asked."""
 EVERYWHERE = (*TRANSFER_RULES, "square")

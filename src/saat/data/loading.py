@@ -19,7 +19,9 @@ def batches(
     generator: torch.Generator | None = None,
     augment: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the batches of a split; the last may be smaller.
+    """Yield the batches of a split, `count_batches` of them.
+
+    The last may be smaller, and one of a single image joins the one before: a batch norm learns nothing from one value.
 
     Args:
         split: decoded images.
@@ -35,7 +37,10 @@ def batches(
     if augment and generator is None:
         raise ArgumentError("`augment` needs a generator to draw from; got generator None")
     rows = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
-    for part in torch.split(rows, batch_size):
+    parts = list(torch.split(rows, batch_size))
+    if len(parts) > count_batches(len(split), batch_size):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    for part in parts:
         images, augmentation = split.images[part].to(device), None
         if augment and generator is not None:
             augmentation = draw_crop_flip(len(images), images.shape[-1], generator=generator, device=device)
@@ -46,6 +51,16 @@ def batches(
             indices=part.to(device),
             augmentation=augmentation,
         )
+
+
+def count_batches(images: int, batch_size: int) -> int:
+    """Return how many batches an epoch has.
+
+    >>> count_batches(64, 32), count_batches(65, 32), count_batches(66, 32), count_batches(1, 32)
+    (2, 2, 3, 1)
+    """
+    whole, left = divmod(images, batch_size)
+    return whole + (left > 1 or (left == 1 and not whole))
 
 
 def draw_crop_flip(

@@ -129,8 +129,9 @@ class Detector:
     def threshold(self, false_alarm_rate: float) -> float:
         """Return the threshold above which a score is an alarm.
 
-        It is the calibration score of rank ceil((n + 1) (1 - rate)), or 1 where there are too few images for that rate;
-        so clean images like those of the calibration raise at most that share of alarms in expectation.
+        It is the calibration score of rank ceil((n + 1) (1 - rate)) plus 1 / n, or 1 where there are too few images for
+        that rate; so clean images like those of the calibration raise at most that share of alarms in expectation. The
+        1 / n is what a new image can add to the score of an image of the calibration, which saw only the n - 1 others.
 
         Raises:
             ArgumentError: the rate is not between 0 and 1.
@@ -139,7 +140,7 @@ class Detector:
             raise ArgumentError(f"`false_alarm_rate` is above 0 and below 1; got {false_alarm_rate}")
         count = len(self.clean_scores)
         rank = math.ceil((count + 1) * (1.0 - false_alarm_rate) - 1e-9)  # 0.05 is no exact binary number
-        return float(self.clean_scores[rank - 1]) if rank <= count else 1.0
+        return min(1.0, float(self.clean_scores[rank - 1]) + 1.0 / count) if rank <= count else 1.0
 
     def attack_view(self) -> nn.Module:
         """Return what an attacker who knows the detector searches: (B, 3, H, W) -> (B, (1 + T) K).

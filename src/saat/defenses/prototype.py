@@ -42,6 +42,7 @@ class AtrdhStep(nn.Module):
 
     prototypes: Tensor
     labels: Tensor
+    labeled: Tensor
     memory: Tensor
 
     def __init__(
@@ -64,6 +65,7 @@ class AtrdhStep(nn.Module):
         self.precision, self.seed = precision, seed
         self.register_buffer("prototypes", prototypes)
         self.register_buffer("labels", labels.float(), persistent=False)
+        self.register_buffer("labeled", torch.nonzero(has_label(labels)).flatten(), persistent=False)
         self.register_buffer("memory", torch.zeros(len(labels), prototypes.shape[1]))
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
@@ -78,7 +80,8 @@ class AtrdhStep(nn.Module):
         goal = CodesGoal(self._targets(len(chosen.images)), self.make_objective)
         adversarial = self.inner(model, chosen, goal(model, chosen.images, chosen.labels))
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
-        similarity = dph_loss(relaxed, self.memory, pairwise_similarity(chosen.labels, self.labels))
+        wanted = pairwise_similarity(chosen.labels, self.labels[self.labeled])
+        similarity = dph_loss(relaxed, self.memory[self.labeled], wanted)
         parts = {"hashing": hashing.item(), "similarity": similarity.item()}
         return StepOutput(hashing + self.adversarial_weight * similarity, parts)
 

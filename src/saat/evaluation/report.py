@@ -132,7 +132,8 @@ def unequal_settings(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
         values = {name: report["attack"].get(setting) for name, report in models.items()}
         if len({str(value) for value in values.values()}) > 1:
             found[setting] = values
-    return found
+    purifiers = {name: report["model"].get("purifier") for name, report in models.items()}
+    return found | ({"purifier": purifiers} if len(set(purifiers.values())) > 1 else {})
 
 
 def reproduce(report: Mapping[str, Any]) -> str | None:
@@ -148,7 +149,12 @@ def reproduce(report: Mapping[str, Any]) -> str | None:
         return None
     command = "evaluate" if "suite" in report["attack"] else "attack"
     words = ["saat", command, "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
-    for setting in (*BUDGET, "seed"):
+    model = report["model"]
+    if ":" in model.get("backbone", ""):  # a factory of the user's own
+        words += ["--model", model["backbone"]]
+    if model.get("purifier"):
+        words += ["--purifier", model["purifier"]]
+    for setting in (*BUDGET, "precision", "batch_size", "seed"):
         if report["attack"].get(setting) not in (None, []) and (setting != "patch" or report["attack"]["patch"]):
             words += [f"--{setting}", _option(report["attack"][setting])]
     return shlex.join(words)
@@ -167,10 +173,16 @@ def describe(attack: Mapping[str, Any]) -> str:
         f"{'targeted' if attack['targeted'] else 'untargeted'}, goal {attack['goal']}, objective {attack['objective']}"
     )
     place = f", made on {', '.join(attack['surrogate'])}" if attack.get("surrogate") else ""
-    size = gray_levels(attack["step_size"]) if attack["norm"] == "linf" else f"{attack['step_size']:.3g}"
     steps, restarts = (f"{attack[name]} {name[:-1] if attack[name] == 1 else name}" for name in ("steps", "restarts"))
-    search = f"{steps} of {size}, {restarts}, seed {attack['seed']}"
+    search = f"{steps}{_stride(attack)}, {restarts}, seed {attack['seed']}"
     return f"{attack['name']}, {aim}{place}, epsilon {strength(attack)}, {search}"
+
+
+def _stride(attack: Mapping[str, Any]) -> str:
+    size = attack["step_size"]
+    if size is None:
+        return " of lengths that the search chooses"
+    return f" of {gray_levels(size) if attack['norm'] == 'linf' else f'{size:.3g}'}"
 
 
 def _option(value: str | float | bool | list[str]) -> str:

@@ -156,6 +156,7 @@ def find_flags(
     *,
     logits: Tensor,
     overlap: int,
+    vanished: float = 0.0,
     trials: Trials | None = None,
     white: Mapping[str, Tensor] | None = None,
     black: Mapping[str, Tensor] | None = None,
@@ -167,6 +168,7 @@ def find_flags(
         attacked: of the attacked ones, if they were.
         logits: (Q, K) of the clean queries.
         overlap: queries that are in the database.
+        vanished: share of the queries at which the attack finds no gradient to begin with.
         trials: of the first labeled queries, if they were run.
         white: average precision of the queries under each attack with gradients, if there are several.
         black: the same under each attack without.
@@ -178,11 +180,11 @@ def find_flags(
         saturated_logits(logits),
         overlapping_splits(overlap),
         black_box_wins(white or {}, black or {}),
+        vanished_gradients(vanished if trials is None else trials.vanished_gradients),
     ]
     if trials is not None:
         chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
         found += [
-            vanished_gradients(trials.vanished_gradients),
             unstable_model(trials.instability),
             weak_search(trials.steps, trials.beyond_epsilon(), chance.mean().item()),
             weak_radius(trials.radii),

@@ -168,7 +168,13 @@ def _published(goal_of: Callable[[SuiteBatch], Goal], *, adam: bool = False) -> 
 
     def member(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
         attack: Attack = (
-            AdamSearch(batch.threat, steps=batch.steps, sharpness=PAPER_SHARPNESS, precision=batch.precision)
+            AdamSearch(
+                batch.threat,
+                steps=batch.steps,
+                sharpness=PAPER_SHARPNESS,
+                precision=batch.precision,
+                keep_best=False,
+            )
             if adam
             else PGD(
                 batch.threat,
@@ -220,12 +226,31 @@ def round_to_8_bits(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tenso
         images: adversarial, (B, 3, H, W) in [0, 1].
         clean: uint8 (B, 3, H, W).
         threat: that of the attack. For linf the change is rounded, but to no more than the whole gray levels in
-            epsilon; for l2 it is rounded toward zero, which makes no change longer.
+            epsilon; for l2 it is rounded too, and where that makes an image's change longer than epsilon, the values
+            that were moved furthest away from zero go back one level, as few as it takes.
     """
     change = images * 255.0 - clean.float()
     if threat.norm == "linf":
         levels = int(threat.epsilon * 255.0 + 1e-4)
         change = change.round().clamp(-levels, levels)
     else:
-        change = change.trunc()
+        change = _round_within(change, threat.epsilon * 255.0)
     return (clean.float() + change).clamp(0, 255).to(torch.uint8)
+
+
+def _round_within(change: Tensor, radius: float) -> Tensor:
+    """Return the changes (B, 3, H, W), in gray levels, as whole levels of a length of at most `radius` in l2.
+
+    >>> _round_within(torch.tensor([1.6, 0.7, -0.6, 0.2]).view(1, 1, 1, 4), 2.0).flatten().tolist()  # not 2, 1, -1, 0
+    [1.0, 1.0, -1.0, 0.0]
+    """
+    rounded = change.round()
+    flat = rounded.flatten(1).double()
+    away = flat.abs() - change.flatten(1).abs()  # how far from zero rounding has moved each value
+    saved = torch.where(away > 0, 2.0 * flat.abs() - 1.0, 0.0)  # of the squared length, by one level toward zero
+    order = away.argsort(dim=1, descending=True)
+    sorted_savings = saved.gather(1, order)
+    saved_before = sorted_savings.cumsum(1) - sorted_savings
+    excess = flat.square().sum(1, keepdim=True) - radius**2
+    steps = torch.zeros_like(flat).scatter(1, order, ((saved_before < excess) & (sorted_savings > 0)).double())
+    return (flat - flat.sign() * steps).view_as(change).float()

@@ -17,6 +17,7 @@ from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.evaluation.suite import SuiteBatch
 from saat.runtime import as_channels_last, atomic_write, frozen
+from saat.types import CodeObjective
 
 RADII = (0.25, 0.5, 1.0, 2.0, 4.0)  # of epsilon; the last one is always that of plain gray
 SWEEP_STEPS = (1, 5, 20)
@@ -89,9 +90,10 @@ def run_trials(batch: SuiteBatch) -> Trials:
         batch: some queries, a hundred are enough; its `best` and `steps` take no part.
     """
     epsilon, largest = batch.threat.epsilon, gray_radius(batch.threat, batch.images)
+    mainstay = SemanticGoal(batch.bank, make_objective=flips_objective)(batch.model, batch.images, batch.labels)
     radii = [*(share * epsilon for share in RADII if share * epsilon < largest), largest]
     return Trials(
-        vanished_gradients=vanished_share(batch),
+        vanished_gradients=vanished_share(batch.model, batch.images, mainstay),
         instability=instability(batch.model, batch.images),
         radii={radius: _attacked(batch, radius, SWEEP_STEPS[-1]) for radius in radii},
         steps={steps: _attacked(batch, epsilon, steps) for steps in SWEEP_STEPS},
@@ -108,12 +110,11 @@ def gray_radius(threat: ThreatModel, images: Tensor) -> float:
     return 0.5 if threat.norm == "linf" else 0.5 * math.sqrt(images[0].numel())
 
 
-def vanished_share(batch: SuiteBatch) -> float:
-    """Return the share of the images whose objective has no gradient where the search begins."""
-    objective = SemanticGoal(batch.bank, make_objective=flips_objective)(batch.model, batch.images, batch.labels)
-    with frozen(batch.model):
-        probe = Probe(batch.model, as_channels_last(batch.images), objective, precision="float32", keep_best=False)
-        probe.gradient(batch.images)
+def vanished_share(model: nn.Module, images: Tensor, objective: CodeObjective) -> float:
+    """Return the share of the images (B, 3, H, W) whose objective has no gradient, where a search begins."""
+    with frozen(model):
+        probe = Probe(model, as_channels_last(images), objective, precision="float32", keep_best=False)
+        probe.gradient(images)
     return probe.cost.vanished_gradients / max(1, probe.cost.gradients)
 
 

@@ -34,8 +34,8 @@ class DPHLoss(nn.Module):
     """Deep pairwise hashing as the SAAT and HAG papers train it (their default loss).
 
     Yang, Liu, Deng, Tao, *Adversarial Examples for Hamming Space Search*, IEEE Transactions on Cybernetics 2020.
-    A memory holds the last relaxed code of each train item, zero before its first visit. Rows without a label, which
-    would be pushed from everything, themselves included, take no part.
+    A memory holds the last relaxed code of each train item, zero before its first visit. Items without a label, which
+    would be pushed from everything, themselves included, take no part on either side.
 
     Args:
         labels: (N, C) multi-hot, the labels of the train split.
@@ -44,11 +44,13 @@ class DPHLoss(nn.Module):
 
     memory: Tensor
     labels: Tensor
+    labeled: Tensor
 
     def __init__(self, *, labels: Tensor, code_length: int) -> None:
         super().__init__()
         self.register_buffer("memory", torch.zeros(len(labels), code_length))
         self.register_buffer("labels", labels.float(), persistent=False)
+        self.register_buffer("labeled", torch.nonzero(labels.sum(1) > 0).flatten(), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, K), labels (B, C), rows of the train split (B,)."""
@@ -57,4 +59,5 @@ class DPHLoss(nn.Module):
         labeled = labels.sum(1) > 0
         if not bool(labeled.any()):
             return logits.sum() * 0.0
-        return dph_loss(relaxed[labeled], self.memory, pairwise_similarity(labels[labeled], self.labels))
+        similarity = pairwise_similarity(labels[labeled], self.labels[self.labeled])
+        return dph_loss(relaxed[labeled], self.memory[self.labeled], similarity)

@@ -17,9 +17,11 @@ from saat.attacks.catalog import (
     CHOOSING,
     EVERYWHERE,
     GOALS,
+    LAST_ONLY,
     RESTARTING,
     SEARCHES,
     SEEN_FROM_OUTSIDE,
+    SELF_PACED,
     TARGETED,
     UNTARGETED,
 )
@@ -31,6 +33,7 @@ from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.evaluation.report import write_report
 from saat.evaluation.sanity import find_flags
+from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, make_attacker
@@ -39,6 +42,7 @@ from saat.recipes.subject import Subject, load_subject, name_of, purified
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions, derive_seed, make_generator, progress
 
+FIRST = 100  # queries whose gradients are looked at before the search
 PUBLISHED: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "last": True}
 PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": PUBLISHED | {"goal": "mainstay", "objective": "weighted"},
@@ -84,9 +88,10 @@ class AttackConfig(RunOptions):
         epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
         patch: share of the image's area that a square patch covers, instead of norm and epsilon; 0 is none.
         steps: gradient steps, or queries of a black-box search, or epochs of a trained one.
-        step_size: length of a step, as a fraction of the pixel range.
+        step_size: length of a step, in the units of epsilon; if left out an eighth of that, or of the pixel range for a
+            patch.
         restarts: searches from as many random starts; the best is kept.
-        last: return the last iterate, as published code does, instead of the best.
+        last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
         batch_size: queries at a time.
         name: what reports call this model; the name of the checkpoint's folder if left out.
     """
@@ -105,7 +110,7 @@ class AttackConfig(RunOptions):
     epsilon: float = 8 / 255
     patch: float = 0.0
     steps: int = 100
-    step_size: float = 1 / 255
+    step_size: float | None = None
     restarts: int = 1
     last: bool = False
     batch_size: int = 250
@@ -119,7 +124,7 @@ class AttackConfig(RunOptions):
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("search", self.search, (*SEARCHES, *TRAINED))
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)
-        check_at_least("step_size", self.step_size, 0.0)
+        check_at_least("step_size", 0.0 if self.step_size is None else self.step_size, 0.0)
         check_at_least("restarts", self.restarts, 1)
         check_at_least("batch_size", self.batch_size, 1)
         if self.targeted and self.goal in UNTARGETED:
@@ -137,10 +142,16 @@ class AttackConfig(RunOptions):
     def _check_search(self) -> None:
         """Refuse what the search would pass over in silence."""
         if self.restarts > 1 and (self.search not in RESTARTING or self.last):
-            needed = f"`search` {', '.join(RESTARTING)} without `last`"
+            needed = f"`search` {' or '.join(RESTARTING)}, without `last`"
             raise ArgumentError(f"`restarts` above 1 need {needed}; got {self.search}")
         if self.last and self.search in CHOOSING:
             raise ArgumentError(f"`last` needs a search other than {', '.join(CHOOSING)}; got {self.search}")
+        if not self.keeps_best and (self.search in CHOOSING or self.restarts > 1):
+            found = f"{self.restarts} restarts" if self.restarts > 1 else self.search
+            raise ArgumentError(
+                f"`goal` {self.goal} is an attack on the last iterate, and needs no restarts and a search other than "
+                f"{', '.join(CHOOSING)}; got {found}"
+            )
         if self.patch and self.search in EVERYWHERE:
             raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {self.search}")
 
@@ -151,6 +162,23 @@ class AttackConfig(RunOptions):
             raise ArgumentError("`search` universal makes one change for all queries; got `targeted`, one aim for each")
         if self.search == "generator" and (self.goal != "prototype" or self.patch or self.norm != "linf"):
             raise ArgumentError("`search` generator needs `goal` prototype, `targeted`, norm linf, and no `patch`")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best iterate is returned, not the last."""
+        return not self.last and (self.targeted or self.goal not in LAST_ONLY)
+
+    def pace(self) -> tuple[int, float | None]:
+        """Return how many steps are taken, and their length; none where the search chooses it."""
+        epsilon = self.threat().epsilon
+        if self.search == "fgsm":
+            return 1, epsilon
+        return self.steps, None if self.search in SELF_PACED else self.stride
+
+    @property
+    def stride(self) -> float:
+        """The length of a step."""
+        return self.threat().epsilon / 8 if self.step_size is None else self.step_size
 
     def threat(self) -> Threat:
         """Return how far images may move."""
@@ -181,7 +209,13 @@ def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, 
     attacked = sign_codes(encode_logits(subject.model, adversarial, label="encode attacked", quiet=config.quiet))
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
     clean = outcome.measure(sign_codes(codes.query_logits))
-    flags = find_flags(clean, outcome.measure(attacked), logits=codes.query_logits, overlap=subject.splits.overlap())
+    flags = find_flags(
+        clean,
+        outcome.measure(attacked),
+        logits=codes.query_logits,
+        overlap=subject.splits.overlap(),
+        vanished=cost["vanished_at_start"],
+    )
     name = name_of(config.name, config.checkpoint)
     report = outcome.write(config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean)
     page = write_report([(name, config.out)], config.out / "page")
@@ -197,6 +231,10 @@ def search(
     adversarial = clean.float() / 255.0
     rows = torch.arange(len(clean))[has_label(labels)]
     cost = SearchCost()
+    first = rows[: min(FIRST, config.batch_size)]
+    objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
+    sees_gradients = config.search not in BLACK_BOX and len(first)
+    vanished = vanished_share(attacker.model, adversarial[first].to(device), objective) if sees_gradients else 0.0
     began = time.perf_counter()
     for part in progress(torch.split(rows, config.batch_size), "attack", unit="batch", quiet=config.quiet):
         images, wanted = adversarial[part].to(device), labels[part].to(device)
@@ -207,14 +245,20 @@ def search(
         adversarial[part] = found.cpu()
         cost += run.cost.since(before)
     change = config.threat().size(adversarial, clean.float() / 255.0)
-    settings = ("search", "goal", "objective", "targeted", "norm", "epsilon", "patch", "steps", "step_size")
+    settings = ("search", "goal", "objective", "targeted", "norm", "epsilon", "patch")
+    steps, step_size = config.pace()
     return adversarial, {
         "name": config.search,
-        **{name: getattr(config, name) for name in (*settings, "restarts", "last", "seed")},
+        **{name: getattr(config, name) for name in settings},
+        "steps": steps,
+        "step_size": step_size,
+        **{name: getattr(config, name) for name in ("restarts", "precision", "batch_size", "seed")},
+        "last": not config.keeps_best,
         "surrogate": [str(path) for path in config.surrogate or []],
         "seconds": time.perf_counter() - began,
         "seconds_of_training": attacker.seconds,
         **vars(cost),
+        "vanished_at_start": vanished,
         "max_perturbation": float(change.max()),
     }
 

@@ -85,10 +85,10 @@ def make_attacker(
     options = SearchOptions(
         threat=config.threat(),
         steps=config.steps,
-        step_size=config.step_size,
+        step_size=config.stride,
         restarts=config.restarts,
-        relaxed=config.objective in RELAXED,
-        keep_best=not config.last,
+        relaxed=config.objective in RELAXED or config.goal == "relevant-codes",
+        keep_best=config.keeps_best,
         precision=config.precision,
     )
     search = SEARCHES[config.search](options)
@@ -122,7 +122,7 @@ def _train(
             goal,
             threat,
             epochs=config.steps,
-            step_size=config.step_size,
+            step_size=config.stride,
             seed=config.seed,
             precision=precision,
             quiet=config.quiet,

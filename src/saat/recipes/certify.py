@@ -137,6 +137,7 @@ def claim_folder(config: CertifyConfig, subject: Subject) -> None:
     """
     names = ("sigma", "samples", "radii", "queries", "batch_size", "precision", "seed")
     identity = {name: getattr(config, name) for name in names} | {
+        "model": subject.about["backbone"],
         "weights": weights_checksum(subject.model),
         "database_weights": weights_checksum(subject.database_model),
         "checksums": subject.splits.manifest()["checksums"],

@@ -25,6 +25,7 @@ from saat.data.splits import Splits
 from saat.defenses.detection import NEAREST, Detector, fit_detector
 from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.deployment import Deployment
+from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
 from saat.evaluation.suite import round_to_8_bits
 from saat.hamming import sign_codes
@@ -121,7 +122,10 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     for weight in (0.0, *WEIGHTS):
         images = attack_knowing(config, subject, codes, detector, rows, weight)
         attacked[weight] = score(subject.model, detector, deployment, images, query.labels[rows])
-    report = measure(config, subject, detector, clean, attacked)
+    found = evaluate_retrieval(
+        sign_codes(codes.query_logits[rows]), query.labels[rows], codes.database, subject.splits.database.labels
+    )
+    report = measure(config, subject, detector, clean, attacked) | {"chance_map": found.chance_map}
     best = attacked[report["adaptive"]["weight"]]
     with atomic_write(config.out / "attacked.safetensors") as file:
         file.write(safetensors.torch.save({"rows": rows, "standard": attacked[0.0].images, "adaptive": best.images}))
@@ -217,7 +221,6 @@ def measure(
         **{name: getattr(config, name) for name in ("norm", "epsilon", "steps", "precision", "seed")},
         "queries": len(clean.scores),
         "calibration_images": len(detector.calibration),
-        "chance_map": splits.chance_map(),
         "false_alarm_grid": list(GRID),
         "thresholds": thresholds,
         "clean": {

@@ -71,6 +71,11 @@ class EvaluateConfig(RunOptions):
             check_choice("purifier", self.purifier, PURIFIERS)
         if self.suite is not None:
             check_choice("suite", self.suite, SUITES)
+            if self.norm == "linf" and self.epsilon < 1 / 255:
+                raise ArgumentError(
+                    "`epsilon` of a suite in linf is at least 1/255, since its images are saved in 8 bits; "
+                    f"got {self.epsilon:g}"
+                )
             if self.out is None:
                 raise ArgumentError("`suite` needs `out`, a folder for what it finds; got none")
 
@@ -168,6 +173,9 @@ def write_suite(
         "norm": config.norm,
         "epsilon": config.epsilon,
         "steps": config.steps,
+        "surrogate": [str(path) for path in config.surrogate or []],
+        "precision": config.precision,
+        "batch_size": config.batch_size,
         "seed": config.seed,
         "members": members,
         "trials": result.trials.to_json(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import anchor_codes, mainstay_codes
+from saat.codes.semantic import mainstay_codes
 from saat.data.catalog import DataOptions
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.hamming import hamming_distances, sign_codes
@@ -85,8 +84,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     clean = splits.database.images[rows].float() / 255.0
     wanted = torch.zeros(len(rows), splits.train.labels.shape[1], device=device)
     wanted[:, label] = 1
-    everyone = partial(anchor_codes, members=len(bank))
-    code_of = mainstay_codes if config.hide else everyone
+    code_of = mainstay_codes if config.hide else common_codes
     goal = SemanticGoal(bank, code_of, flips_objective, targeted=not config.hide)
     attack = APGD(ThreatModel(config.norm, config.epsilon), steps=config.steps, precision=config.precision)
     model = subject.database_model  # what items are encoded with
@@ -113,6 +111,18 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     if not config.quiet:
         print_plant(report)
     return report
+
+
+def common_codes(bank: CodeBank, labels: Tensor) -> Tensor:
+    """Return the codes nearest on average to all items that share a label with each row of (B, C), int8 (B, K).
+
+    >>> codes = torch.tensor([[1, 1], [1, -1], [1, -1], [-1, -1]], dtype=torch.int8)
+    >>> bank = CodeBank(codes, torch.tensor([[1, 0], [1, 1], [1, 1], [0, 1]]))
+    >>> common_codes(bank, torch.tensor([[1, 0]])).tolist()
+    [[1, -1]]
+    """
+    shared = (labels > 0).float() @ (bank.labels > 0).float().T > 0
+    return sign_codes(shared.float() @ bank.codes.float())
 
 
 def draw_items(has_label: Tensor, config: PlantConfig) -> Tensor:

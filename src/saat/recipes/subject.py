@@ -131,13 +131,14 @@ def load_surrogates(
     others = []
     for path in checkpoints:
         other = load_subject(path, None, data, device=device, quiet=quiet)
-        ours, theirs = (
-            (each.splits.query.images.shape[-1], each.splits.query.labels.shape[-1]) for each in (subject, other)
-        )
+        ours, theirs = (each.splits.query.images.shape[-1] for each in (subject, other))
         if ours != theirs:
+            raise ArgumentError(f"`surrogate` takes images of {ours} px, as the attacked model; {path} has {theirs} px")
+        known, found = (tuple(each.splits.class_names) for each in (subject, other))
+        if known != found:
             raise ArgumentError(
-                f"`surrogate` takes images and labels as the attacked model's, of {ours[0]} px with {ours[1]} labels; "
-                f"{path} has {theirs[0]} px with {theirs[1]} labels"
+                f"`surrogate` knows the attacked model's {len(known)} labels ({', '.join(known[:3])}, ...); {path} has "
+                f"{len(found)} ({', '.join(found[:3])}, ...)"
             )
         others.append(other)
     return others

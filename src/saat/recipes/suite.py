@@ -201,6 +201,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
         "batch_size": options.batch_size,
         "precision": options.precision,
         "seed": options.seed,
+        "model": subject.about["backbone"],
         "weights": weights_checksum(subject.model),
         "database_weights": weights_checksum(subject.database_model),
         "purifier": subject.about.get("purifier"),

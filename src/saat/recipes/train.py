@@ -71,8 +71,9 @@ def train(config: TrainConfig) -> Card:
         model, weights = import_model(config.model, image_size=image_size), "own"
     model = model.to(device)
     loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
-    run = identity(config)
     manifest = splits.manifest()
+    # a folder may hold other images by now, and half a training on each would be of neither
+    run = identity(config) | {"checksums": manifest["checksums"]}
     write_text(config.out / "splits.json", json.dumps(manifest, indent=2) + "\n")
     history = fit(
         model,
