@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from saat.bits import pack_codes, packed_distances
 from saat.errors import ArgumentError, DataError
 from saat.index.content import IndexContent, ModelKey
 from saat.models.hash_model import wrap_module
+from saat.recipes.search import filled, find
 from saat.serving.engine import KEPT, Query, SearchEngine
 from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
@@ -127,6 +129,19 @@ def test_a_change_is_seen_by_conditions_too(engine: SearchEngine) -> None:
             ask(4)
     assert engine.item(5).name == "5.png"
     assert [item.id for item in engine.sample(99, seed=0)] == [row for row in range(COUNT) if row != 4]
+
+
+def test_results_cost_their_own_rows_and_not_the_text_of_all(engine: SearchEngine) -> None:
+    """Of 50 chunks, one buffer seen 50 times, of 2.5 GB in sum: `take` would join them, and cannot above 2 GiB."""
+    content, text = engine.content, pa.array(["x" * 50_000_000])
+    path, note = content.metadata.column("path"), pa.chunked_array([text] * COUNT)
+    wide = replace(content, metadata=pa.table({"id": content.ids, "path": path, "note": note}))
+    wide_engine = SearchEngine(engine.model, wide, image_size=SIZE, read=lambda _: b"")
+    (hits,) = wide_engine.search([Query(engine.code(7), 2)])
+    assert [hit.id for hit in hits] == [hit.id for hit in engine.search([Query(engine.code(7), 2)])[0]]
+    assert [len(item.metadata["note"]) for item in wide_engine.sample(2, seed=0)] == [50_000_000] * 2
+    (first, second) = find(wide, filled("flat", wide, threads=1), engine.code(7)[None], k=2)
+    assert [first["id"], second["id"]] == [hit.id for hit in hits]
 
 
 def test_an_image_that_is_gone_is_named_by_id_not_by_path(engine: SearchEngine) -> None:

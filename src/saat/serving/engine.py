@@ -239,7 +239,7 @@ class SearchEngine:
         generator = np.random.default_rng(seed)
         held = len(content.ids)
         places = np.sort(generator.choice(held, min(count, held), replace=False))
-        return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.metadata.take(places).to_pylist()]
+        return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.rows(places)]
 
     def _around(self, number: int) -> IndexContent:
         """Return items among which that of this id is, if there is one."""
