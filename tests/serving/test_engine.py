@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,44 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from torch import nn
+from engines import COUNT, IMAGES, SIZE, make_engine
 
 import saat
-from saat.bits import pack_codes, packed_distances
+from saat.bits import packed_distances
 from saat.errors import ArgumentError, DataError
-from saat.index.content import IndexContent, ModelKey
-from saat.models.hash_model import wrap_module
 from saat.recipes.search import filled, find
 from saat.serving.engine import KEPT, Query, SearchEngine
 from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
-
-SIZE, COUNT = 8, 50
-
-
-class Bright(nn.Module):
-    """Sixteen fixed views of an image, so that codes are known without training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(3 * SIZE * SIZE, 16, generator=generator))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - 0.5).flatten(1) @ self.weight
-
-
-IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def make_engine(labels: Sequence[str | None]) -> SearchEngine:
-    model = wrap_module(Bright(), image_size=SIZE)
-    key = ModelKey("weights", 16)
-    codes = model.encode(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255).numpy()
-    columns = pa.table({"path": [f"/secret/{row}.png" for row in range(COUNT)], "label": pa.array(labels, pa.string())})
-    content = IndexContent.empty(key).added(pack_codes(codes), columns, model=key)
-    return SearchEngine(model, content, image_size=SIZE, read=lambda path: IMAGES[int(path[8:-4])])
 
 
 @pytest.fixture

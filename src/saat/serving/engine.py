@@ -183,7 +183,7 @@ class SearchEngine:
             self._filled(where)
 
     def item(self, number: int) -> Item:
-        """Return an item.
+        """Return an item; with an index on a server, it is asked.
 
         Raises:
             KeyError: there is none of this id.

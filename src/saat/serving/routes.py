@@ -135,7 +135,7 @@ async def search_batch(
 @router.get("/items/{item_id}")
 async def item(service: Running, item_id: ItemId) -> Item:
     """Return an item."""
-    return _known(service.engine.item, item_id)
+    return await service.within(service.painters, lambda: _known(service.engine.item, item_id))
 
 
 @router.post("/items", status_code=201, responses={200: {"model": Item, "description": "It was there already."}})
@@ -201,8 +201,11 @@ async def attack(
     if lab is None:
         raise HTTPException(404, "this service has no lab; start it with --lab true")
     _check_one(image, item)
-    label = None if item is None else _known(service.engine.item, item).metadata.get("label")
     deadline = time.monotonic() + service.limits.seconds
+    label = None
+    if item is not None:
+        found = await service.within(service.painters, lambda: _known(service.engine.item, item))
+        label = found.metadata.get("label")
 
     def run() -> LabReport:
         query: Content = service.engine.picture(item) if item is not None else _bytes_of(image)
