@@ -64,7 +64,11 @@ class Store:
                     return old
                 return old.added(packed, pa.table(columns), model=self._engine.content.model)
 
-            new = self._write(change)
+            try:
+                new = self._write(change)
+            except Exception:
+                path.unlink(missing_ok=True)  # the index does not name it, and each retry would leave another
+                raise
             number = _id_of(new, str(path))
             assert number is not None
             return self._engine.item(number), True

@@ -1,0 +1,43 @@
+"""What is added and removed while the service runs, in one process."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import COUNT, IMAGES, make_engine
+from PIL import Image
+
+from saat.index.storage import create_index
+from saat.serving import store as store_module
+from saat.serving.store import UPLOADS, Store
+
+
+def make_store(folder: Path) -> Store:
+    engine = make_engine(["even"] * COUNT)
+    create_index(folder, engine.content)
+    return Store(folder, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+
+
+def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGES[row]).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "update_index", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.add(encoded(3), label=None)
+    assert not list((tmp_path / UPLOADS).iterdir())
+    item, new = store.add(encoded(3), label=None)
+    assert new
+    assert [path.name for path in (tmp_path / UPLOADS).iterdir()] == [item.name]
