@@ -24,6 +24,7 @@ from saat.errors import ArgumentError, DataError
 from saat.index.catalog import INDEXES
 from saat.index.storage import read_index
 from saat.models.checkpoint import load_checkpoint
+from saat.recipes import index as index_recipe
 from saat.recipes.encoder import Encoder
 from saat.recipes.index import AddConfig, BuildConfig, InfoConfig, RemoveConfig, VerifyConfig, add, build, info, remove
 from saat.recipes.index import verify as verify_command
@@ -262,6 +263,37 @@ def test_a_killed_build_goes_on_without_encoding_an_image_twice(
     assert (first.packed == second.packed).all()
     assert first.metadata.equals(second.metadata)
     assert not list(out.glob(".work*"))
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(
+    photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails at the first image, and the build is stopped before the index is there."""
+    images, read = sorted((photos / "Bag" / "more").iterdir()), Path.read_bytes
+
+    def fails(path: Path) -> bytes:
+        if path == images[0]:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = BuildConfig(checkpoint=tiny, images=images, out=tmp_path / "index", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        patch.setattr(index_recipe, "create_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    kept = {path.name for path in config.out.glob(".work*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(index_recipe, "create_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    assert kept < {path.name for path in config.out.glob(".work*/*")}  # the codes of before are there beside the new
+    report = build(config)
+    assert (report["count"], report["resumed"], report["damaged"]) == (len(images), len(images), [])
+    assert read_index(config.out).metadata.column("path").to_pylist() == [str(path) for path in images]
 
 
 def test_a_changed_file_is_encoded_anew_after_a_stop(tiny: Path, tmp_path: Path) -> None:
