@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from engines import COUNT, IMAGES, SIZE, make_engine
 import saat
 from saat.bits import packed_distances
 from saat.errors import ArgumentError, DataError
+from saat.index.catalog import make_index
 from saat.recipes.search import filled, find
+from saat.serving import engine as engine_module
 from saat.serving.engine import KEPT, Query, SearchEngine
 from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
@@ -43,9 +47,9 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
     queries = [
         Query(engine.prepare(IMAGES[3]), 7),
         Query(engine.code(3), 7),
-        Query(engine.code(4), 60, "label == 'odd'"),
+        Query(engine.code(4), 60, engine.among("label == 'odd'")),
         Query(engine.prepare(IMAGES[4]), 1),
-        Query(engine.code(4), 5, "id < 0"),
+        Query(engine.code(4), 5, engine.among("id < 0")),
     ]
     together = engine.search(queries)
     assert together == [engine.search([query])[0] for query in queries]
@@ -53,7 +57,7 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
     assert together[0] == together[1]
     assert engine.search([]) == []
     with pytest.raises(ArgumentError, match="`column` is one of"):
-        engine.check_where("color == 1")
+        engine.among("color == 1")
 
 
 def test_a_detector_looks_at_the_images_of_a_batch_and_those_of_items(engine: SearchEngine) -> None:
@@ -83,17 +87,63 @@ def test_a_detector_looks_at_the_images_of_a_batch_and_those_of_items(engine: Se
 
 
 def test_many_threads_and_conditions_at_once(engine: SearchEngine) -> None:
-    queries = [Query(engine.prepare(IMAGES[row % COUNT]), 9, f"id >= {row % (KEPT + 3)}") for row in range(80)]
-    wanted = [engine.search([query])[0] for query in queries]
+    def found(row: int) -> Any:
+        return engine.search([Query(engine.prepare(IMAGES[row % COUNT]), 9, engine.among(f"id >= {row % (KEPT + 3)}"))])
+
+    wanted = [found(row) for row in range(80)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda query: engine.search([query])[0], queries)) == wanted
+        assert list(pool.map(found, range(80))) == wanted
+
+
+def test_threads_that_ask_for_one_condition_have_it_found_once_and_a_batch_finds_none(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, together, threads = [], Barrier(KEPT), KEPT
+
+    def counted(*words: Any, **options: Any) -> Any:
+        made.append(words)
+        time.sleep(0.05)  # so that the others ask meanwhile
+        return make_index(*words, **options)
+
+    def ask(_: int) -> Any:
+        together.wait(10)
+        return engine.among("id > 1")
+
+    monkeypatch.setattr(engine_module, "make_index", counted)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(ask, range(threads)))
+    assert len(made) == 1
+    assert all(among is found[0] for among in found)
+    queries = [Query(engine.code(3), 9, engine.among(f"id >= {row}")) for row in range(KEPT + 3)]
+    made.clear()
+    assert [min(hit.id for hit in hits) >= row for row, hits in enumerate(engine.search(queries))] == [True] * 7
+    assert not made
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match="`where` compares a column with its own kind"):
+            engine.among("label > 3")
+
+
+def test_a_condition_holds_no_metadata_of_its_own(engine: SearchEngine) -> None:
+    path = engine.content.metadata.column("path")
+    table = pa.table({"id": engine.content.ids, "path": path, "note": ["x" * 200_000] * COUNT})
+    wide = SearchEngine(
+        engine.model, replace(engine.content, metadata=table), image_size=SIZE, read=lambda _: IMAGES[0]
+    )
+    before = pa.total_allocated_bytes()
+    kept = [wide.among(f"id >= {row} or path == 'none'") for row in range(KEPT)]
+    assert pa.total_allocated_bytes() - before < 200_000  # of ten million
+    assert [len(among.index) for among in kept] == [COUNT - row for row in range(KEPT)]
 
 
 def test_a_change_is_seen_by_conditions_too(engine: SearchEngine) -> None:
-    query = Query(engine.code(4), 100, "label == 'even'")
-    assert 4 in [hit.id for hit in engine.search([query])[0]]
+    def found() -> list[int]:
+        return [hit.id for hit in engine.search([Query(engine.code(5), 100, engine.among("label == 'even'"))])[0]]
+
+    assert 4 in found()
+    begun = Query(engine.code(5), 100, engine.among("label == 'even'"))
     engine.replace(engine.content.without(np.array([4])))
-    assert 4 not in [hit.id for hit in engine.search([query])[0]]
+    assert 4 not in found()
+    assert 4 in [hit.id for hit in engine.search([begun])[0]]  # what has begun ends in the old items
     for ask in (engine.item, engine.code, engine.picture):
         with pytest.raises(KeyError):
             ask(4)
