@@ -12,7 +12,7 @@ from engines import COUNT, make_engine
 
 from saat.serving.app import make_app
 from saat.serving.lab import Lab
-from saat.serving.service import Service
+from saat.serving.service import DECODERS, Service
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_an_item_that_a_server_takes_long_to_find_holds_up_nobody_else(
 
     asyncio.run(ask())
     assert in_time == [True]
+
+
+@pytest.mark.parametrize(("threads", "decoders"), [(1, 1), (3, 3), (64, DECODERS)])
+def test_as_many_threads_decode_as_are_configured(threads: int, decoders: int) -> None:
+    service = Service(make_engine(["even"] * COUNT, threads=threads))
+    assert [pool._max_workers for pool in (service.painters, service.batcher._makers)] == [decoders] * 2

@@ -97,7 +97,8 @@ class SearchEngine:
         # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
-        self._crop_border, self._read, self._threads, self._remote = crop_border, read, threads, remote
+        self.threads = threads
+        self._crop_border, self._read, self._remote = crop_border, read, remote
         self._assess = assess
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Future[Among]] = OrderedDict()
@@ -262,7 +263,7 @@ class SearchEngine:
     def _select(self, content: IndexContent, where: str | None) -> Among:
         if self._remote is not None:
             return Among(where, content, self._remote)
-        index = make_index("faiss", self.model.code_length, threads=self._threads)
+        index = make_index("faiss", self.model.code_length, threads=self.threads)
         if where is None:
             index.add(content.packed, content.ids)
         else:
