@@ -313,6 +313,7 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
         Image.fromarray(fashion.read(row)).save(tmp_path / "one.png")
         files.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": None})
     table = {"image": files, "label": [0, 1, 0, 1, 0, -1], "price": [1.5, 2, 3, 4, 5, 6], "id": list("abcdef")}
+    table |= {"path": list("ghijkl"), "user_path": list("mnopqr")}
     pq.write_table(pa.table(table), root / "train.parquet")
     (root / "class_names.txt").write_text("top\ntrouser\n")
     report = build(BuildConfig(checkpoint=tiny, images=[root], out=tmp_path / "index", quiet=True))
@@ -324,6 +325,8 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
         "label": "trouser",
         "price": 2.0,
         "user_id": "b",
+        "user_path_2": "h",
+        "user_path": "n",
     }
     assert rows[5]["label"] is None
     assert read_item(rows[1]["path"]) == files[1]["bytes"]
