@@ -336,6 +336,30 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
     assert sorted(hit["price"] for hit in hits) == [2.0, 3.0]
 
 
+def test_pictures_of_a_parquet_file_open_it_once_in_each_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened, real = tmp_path / "set.parquet", [], pq.ParquetFile
+
+    def counted(file: Path) -> pq.ParquetFile:
+        opened.append(file)
+        return real(file)
+
+    def write(images: list[bytes]) -> None:
+        pq.write_table(pa.table({"image": images, "label": [0] * len(images)}), path, row_group_size=2)
+
+    monkeypatch.setattr(pq, "ParquetFile", counted)
+    write([b"a", b"b", b"c", b"d", b"e"])
+    assert [read_item(f"{path}#{row}") for row in (4, 0, 3, 1, 2)] == [b"e", b"a", b"d", b"b", b"c"]
+    assert len(opened) == 1
+    write([b"other", b"images"])
+    assert read_item(f"{path}#1") == b"images"
+    assert len(opened) == 2
+    with pytest.raises(DataError, match="no row 4"):
+        read_item(f"{path}#4")
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_item(f"{path}#1")
+
+
 def test_lists_name_paths_beside_them_and_the_database_of_a_set(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "images/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
 
@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 from saat.data.collection import Collection, Content
 from saat.data.folder import SUFFIXES
 from saat.data.image_list import read_image_list
-from saat.data.table import read_parquet
+from saat.data.table import open_parquet, read_parquet
 from saat.errors import ArgumentError, DataError
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
 OURS = ("id", "path")  # columns that the index writes; the user's are renamed
+FILES_KEPT = 4  # Parquet files that stay open, each with a row group, for the pictures of items
 Reader = Callable[[], Content]
 
 
@@ -100,7 +101,13 @@ def read_item(path: str) -> Content:
         OSError: as `DataError`.
     """
     file, row = _file_and_row(path)
-    return file.read_bytes() if row is None else read_parquet(file).read(row)
+    return file.read_bytes() if row is None else _opened(file, _stamp(file))(row)
+
+
+@lru_cache(FILES_KEPT)
+def _opened(file: Path, _: str) -> Callable[[int], bytes]:
+    """Return the reader of a Parquet file in a state of it; opening it anew for each picture takes long."""
+    return open_parquet(file)
 
 
 def _file_and_row(path: str) -> tuple[Path, int | None]:
