@@ -23,6 +23,7 @@ PHOTO_BYTES = 100_000
 MACHINE_BYTES = 64 * 10**9
 SPARE = 0.25  # of a machine, for the system, the model and requests underway
 LENGTH = 64  # bits, for the table of machines
+CHANGING = 3  # states that a service holds in a change
 RADII = (2, 8)  # shown of searches within a radius
 FAULTS = {  # of fault_index.json
     "lost": "lost",
@@ -55,8 +56,9 @@ MACHINES = """\
 ## Machines
 
 `saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
-`POST /items` writes all three files anew and holds old and new meanwhile, twice the figure. With {length} bits and
-{metadata} bytes of metadata, on machines of {machine} of which {spare:.0%} stay free:
+`POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
+disk, and the new one: three times the figure. Not in it are codes and ids of the items of the last few conditions.
+With {length} bits and {metadata} bytes of metadata, on machines of {machine} of which {spare:.0%} stay free:
 
 {table}
 
@@ -179,7 +181,7 @@ def machines_table() -> str:
     rows = []
     for items in SIZES:
         held = items * (2 * LENGTH / 8 + 2 * ID_BYTES + METADATA_BYTES)
-        counts = (math.ceil(times * held / (MACHINE_BYTES * (1 - SPARE))) for times in (1, 2))
+        counts = (math.ceil(times * held / (MACHINE_BYTES * (1 - SPARE))) for times in (1, CHANGING))
         rows.append([power(items), short(held), *map(str, counts)])
     return markdown(("images", "memory", "machines", "machines, with changes"), rows, text_columns=1)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,55 @@ def test_palette_with_transparency():
     image.putpixel((1, 0), 1)
     assert pixels(open_image(encoded(image, transparency=0))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
     assert pixels(open_image(encoded(image, transparency=b"\x00\xff"))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+
+
+def see_through_pictures():
+    """Images of each kind that holds transparency, 24 x 16, as files."""
+    alpha = Image.linear_gradient("L").resize((24, 16))
+    color, gray, few = picture(1), picture(1).convert("L"), picture(1).quantize(8)
+    for image in (color, gray):
+        whole = image.copy()
+        whole.putalpha(alpha)
+        yield encoded(whole)
+    corner = color.getpixel((0, 0))
+    yield encoded(color, transparency=corner)
+    yield encoded(gray, transparency=gray.getpixel((0, 0)))
+    yield encoded(few, transparency=3)
+    yield encoded(few, transparency=bytes(range(0, 256, 32)))
+    yield encoded(few, "GIF", transparency=3)
+
+
+@pytest.mark.parametrize("content", list(see_through_pictures()))
+def test_strips_over_white_are_the_whole_over_white(content, monkeypatch):
+    whole = Image.open(io.BytesIO(content)).convert("RGBA")
+    wanted = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    monkeypatch.setattr(decoding, "STRIP", 24 * 5)
+    assert np.array_equal(pixels(open_image(content)), pixels(wanted))
+
+
+PEAK = """
+import io, sys
+from PIL import Image
+from saat.data.decoding import open_image
+def peak():
+    return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+content = io.BytesIO()
+Image.new("RGB", (8, 8)).save(content, "PNG")
+open_image(content.getvalue())
+content = sys.stdin.buffer.read()
+before = peak()
+image = open_image(content)
+print((peak() - before) / (4 * image.width * image.height))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read where Linux has it")
+@pytest.mark.parametrize(("mode", "most"), [("RGB", 1.3), ("RGBA", 2.4), ("LA", 2.4), ("I;16", 3.0)])
+def test_an_image_is_in_memory_hardly_more_often_than_it_has_to_be(mode, most):
+    """As it was read and, if that is not RGB, in RGB: in units of four bytes a pixel, which Pillow takes for either."""
+    content = encoded(Image.new(mode, (4000, 4000)))
+    done = subprocess.run([sys.executable, "-c", PEAK], input=content, capture_output=True, check=True)
+    assert float(done.stdout) < most
 
 
 def test_cmyk_jpeg():

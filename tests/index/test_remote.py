@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from saat.errors import ArgumentError, DataError
+from saat.errors import ArgumentError, DataError, ServerError
 from saat.index import milvus
 from saat.index.address import parse_address
 from saat.index.catalog import open_remote
 from saat.index.content import IndexContent, ModelKey
 from saat.index.flat import FlatIndex
+from saat.index.pgvector import walk
 from saat.index.push import Step, push
 from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
@@ -230,7 +233,7 @@ def test_a_graph_in_postgresql_is_a_choice(address: Addresses) -> None:
         recall = recall_at(graph, remote, packed[:20], k=k)
         assert 0.9 < recall <= 1.0
     plan = graph._run(
-        "EXPLAIN SELECT id FROM {table} ORDER BY code <~> %(code)s::bit(24) LIMIT 5", effort=100, code="1" * 24
+        "EXPLAIN SELECT id FROM {table} ORDER BY code <~> %(code)s::bit(24) LIMIT 5", local=walk(5), code="1" * 24
     )
     assert "Index Scan using" in plan[1][0]
     result = graph.search(packed[:5], 50)
@@ -249,6 +252,51 @@ def test_a_lost_connection_is_made_anew(address: Addresses) -> None:
     assert len(remote) == len(content())
     for each in (remote, other):
         each.close()
+
+
+@pytest.mark.servers
+def test_a_statement_that_is_held_up_ends_but_those_that_build_a_graph_may_take_long(address: Addresses) -> None:
+    place = address("postgresql")
+    remote, holder = open_remote(place + "&options=-c%20statement_timeout%3D300ms"), open_remote(place)
+    pushed_steps(content(), remote)
+    with holder._connection.transaction():
+        holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ServerError, match="statement timeout"):
+            len(remote)
+    assert len(remote) == len(content())
+    with ThreadPoolExecutor(2) as pool:
+        with holder._connection.transaction():
+            holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            builds = pool.submit(remote.build_graph)
+            time.sleep(0.6)
+        builds.result(timeout=30)
+        with holder._connection.transaction():
+            holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            puts = pool.submit(remote.put, content().packed, content().metadata)
+            time.sleep(0.6)
+        puts.result(timeout=30)
+    for each in (remote, holder):
+        each.close()
+
+
+@pytest.mark.servers
+def test_a_connection_has_limits_unless_the_address_or_the_server_has_its_own(address: Addresses) -> None:
+    place = address("postgresql")
+    chosen = {"": "1min", "&options=-c%20statement_timeout%3D0": "0", "&options=-c%20work_mem%3D8MB": "1min"}
+    for options, limit in chosen.items():
+        with open_remote(place + options) as remote:
+            assert remote._run("SHOW statement_timeout") == [(limit,)]
+            parameters = remote._connection.info.get_parameters()
+            assert {name: parameters[name] for name in ("keepalives_idle", "tcp_user_timeout")} == {
+                "keepalives_idle": "30",
+                "tcp_user_timeout": "60000",
+            }
+    with open_remote(place + "&keepalives_idle=5") as remote:
+        assert remote._connection.info.get_parameters()["keepalives_idle"] == "5"
+        remote._run("ALTER ROLE CURRENT_USER SET statement_timeout = '7s'")
+        with open_remote(place) as other:
+            assert other._run("SHOW statement_timeout") == [("7s",)]
+        remote._run("ALTER ROLE CURRENT_USER RESET statement_timeout")
 
 
 @pytest.mark.servers

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +148,32 @@ def test_a_change_that_fails_leaves_the_old_state(tmp_path: Path) -> None:
         update_index(tmp_path, lambda content: content.without(np.array([-1])))
     assert (tmp_path / "manifest.json").read_bytes() == before
     assert len(read_index(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_a_write_that_the_disk_refuses_leaves_no_file(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes, ids, metadata, their names, the manifest: the disk is full at each of them in turn."""
+    sync, calls = os.fsync, count(1)
+
+    def fsync(handle: int) -> None:
+        if next(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    new, old = tmp_path / "new", tmp_path / "old"
+    create_index(old, three_items())
+    before = {path.name for path in old.iterdir()}
+    for folder, write in ((new, lambda: create_index(new, three_items())), (old, lambda: update_index(old, add_one))):
+        calls = count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage.os, "fsync", fsync)
+            with pytest.raises(OSError, match="No space left"):
+                write()
+        assert {path.name for path in folder.iterdir()} == (before if folder == old else {".lock"})
+    assert len(read_index(old)) == 3
+    create_index(new, three_items())
 
 
 def test_writers_take_turns_and_readers_see_whole_states(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from saat.errors import ArgumentError, DataError
 from saat.index.catalog import INDEXES
 from saat.index.storage import read_index
 from saat.models.checkpoint import load_checkpoint
+from saat.recipes import index as index_recipe
 from saat.recipes.encoder import Encoder
 from saat.recipes.index import AddConfig, BuildConfig, InfoConfig, RemoveConfig, VerifyConfig, add, build, info, remove
 from saat.recipes.index import verify as verify_command
@@ -264,6 +265,37 @@ def test_a_killed_build_goes_on_without_encoding_an_image_twice(
     assert not list(out.glob(".work*"))
 
 
+def test_an_image_that_could_not_be_read_is_tried_again(
+    photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails at the first image, and the build is stopped before the index is there."""
+    images, read = sorted((photos / "Bag" / "more").iterdir()), Path.read_bytes
+
+    def fails(path: Path) -> bytes:
+        if path == images[0]:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = BuildConfig(checkpoint=tiny, images=images, out=tmp_path / "index", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        patch.setattr(index_recipe, "create_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    kept = {path.name for path in config.out.glob(".work*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(index_recipe, "create_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    assert kept < {path.name for path in config.out.glob(".work*/*")}  # the codes of before are there beside the new
+    report = build(config)
+    assert (report["count"], report["resumed"], report["damaged"]) == (len(images), len(images), [])
+    assert read_index(config.out).metadata.column("path").to_pylist() == [str(path) for path in images]
+
+
 def test_a_changed_file_is_encoded_anew_after_a_stop(tiny: Path, tmp_path: Path) -> None:
     path, fashion = tmp_path / "a.png", read_fashion()
     Image.fromarray(fashion.read(0)).save(path)
@@ -281,6 +313,7 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
         Image.fromarray(fashion.read(row)).save(tmp_path / "one.png")
         files.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": None})
     table = {"image": files, "label": [0, 1, 0, 1, 0, -1], "price": [1.5, 2, 3, 4, 5, 6], "id": list("abcdef")}
+    table |= {"path": list("ghijkl"), "user_path": list("mnopqr")}
     pq.write_table(pa.table(table), root / "train.parquet")
     (root / "class_names.txt").write_text("top\ntrouser\n")
     report = build(BuildConfig(checkpoint=tiny, images=[root], out=tmp_path / "index", quiet=True))
@@ -292,6 +325,8 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
         "label": "trouser",
         "price": 2.0,
         "user_id": "b",
+        "user_path_2": "h",
+        "user_path": "n",
     }
     assert rows[5]["label"] is None
     assert read_item(rows[1]["path"]) == files[1]["bytes"]
@@ -299,6 +334,30 @@ def test_parquet_keeps_the_columns_of_the_user(tiny: Path, tmp_path: Path) -> No
     Image.fromarray(fashion.read(1)).save(query)
     hits = search(SearchConfig(index=tmp_path / "index", image=query, where="price > 1.9 and price < 4", quiet=True))
     assert sorted(hit["price"] for hit in hits) == [2.0, 3.0]
+
+
+def test_pictures_of_a_parquet_file_open_it_once_in_each_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened, real = tmp_path / "set.parquet", [], pq.ParquetFile
+
+    def counted(file: Path) -> pq.ParquetFile:
+        opened.append(file)
+        return real(file)
+
+    def write(images: list[bytes]) -> None:
+        pq.write_table(pa.table({"image": images, "label": [0] * len(images)}), path, row_group_size=2)
+
+    monkeypatch.setattr(pq, "ParquetFile", counted)
+    write([b"a", b"b", b"c", b"d", b"e"])
+    assert [read_item(f"{path}#{row}") for row in (4, 0, 3, 1, 2)] == [b"e", b"a", b"d", b"b", b"c"]
+    assert len(opened) == 1
+    write([b"other", b"images"])
+    assert read_item(f"{path}#1") == b"images"
+    assert len(opened) == 2
+    with pytest.raises(DataError, match="no row 4"):
+        read_item(f"{path}#4")
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_item(f"{path}#1")
 
 
 def test_lists_name_paths_beside_them_and_the_database_of_a_set(tmp_path: Path) -> None:

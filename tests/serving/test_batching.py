@@ -202,3 +202,46 @@ def test_who_has_gone_costs_nothing() -> None:
 
     run(scenario)
     assert asked_for == [2]
+
+
+def test_who_has_gone_leaves_the_queue_though_the_batch_before_them_never_ends() -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def stall(asked: Sequence[int]) -> list[int]:
+        begun.set()
+        gate.wait(5)
+        return list(asked)
+
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher(stall, wait=0.0)
+        batcher.start()
+        first = asyncio.create_task(ask(batcher, 1))
+        await asyncio.to_thread(begun.wait, 5)
+        others = [asyncio.create_task(ask(batcher, number)) for number in range(2, 9)]
+        while len(batcher._waiting) < len(others):
+            await asyncio.sleep(0.001)
+        for other in others[1:]:
+            other.cancel()
+        await asyncio.gather(*others[1:], return_exceptions=True)
+        assert [number for _, number in batcher._waiting] == [2]
+        gate.set()
+        assert await asyncio.gather(first, others[0]) == [1, 2]
+        await batcher.stop()
+
+    run(scenario)
+
+
+def test_a_batch_whose_callers_have_gone_is_not_the_last_one() -> None:
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher(list, makers=2, wait=5.0)
+        batcher.start()
+        gone, slow = asyncio.create_task(ask(batcher, 1)), asyncio.create_task(ask(batcher, 2, after=0.3))
+        while not batcher._waiting:
+            await asyncio.sleep(0.001)
+        gone.cancel()  # the batch is open, and waits for the second
+        slow.cancel()
+        await asyncio.gather(gone, slow, return_exceptions=True)
+        assert await ask(batcher, 3) == 3
+        await batcher.stop()
+
+    run(scenario)

@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from torch import nn
+from engines import COUNT, IMAGES, SIZE, make_engine
 
 import saat
-from saat.bits import pack_codes, packed_distances
+from saat.bits import packed_distances
 from saat.errors import ArgumentError, DataError
-from saat.index.content import IndexContent, ModelKey
-from saat.models.hash_model import wrap_module
+from saat.index.catalog import make_index
+from saat.recipes.search import filled, find
+from saat.serving import engine as engine_module
 from saat.serving.engine import KEPT, Query, SearchEngine
 from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
-
-SIZE, COUNT = 8, 50
-
-
-class Bright(nn.Module):
-    """Sixteen fixed views of an image, so that codes are known without training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(3 * SIZE * SIZE, 16, generator=generator))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - 0.5).flatten(1) @ self.weight
-
-
-IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def make_engine(labels: Sequence[str | None]) -> SearchEngine:
-    model = wrap_module(Bright(), image_size=SIZE)
-    key = ModelKey("weights", 16)
-    codes = model.encode(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255).numpy()
-    columns = pa.table({"path": [f"/secret/{row}.png" for row in range(COUNT)], "label": pa.array(labels, pa.string())})
-    content = IndexContent.empty(key).added(pack_codes(codes), columns, model=key)
-    return SearchEngine(model, content, image_size=SIZE, read=lambda path: IMAGES[int(path[8:-4])])
 
 
 @pytest.fixture
@@ -71,9 +47,9 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
     queries = [
         Query(engine.prepare(IMAGES[3]), 7),
         Query(engine.code(3), 7),
-        Query(engine.code(4), 60, "label == 'odd'"),
+        Query(engine.code(4), 60, engine.among("label == 'odd'")),
         Query(engine.prepare(IMAGES[4]), 1),
-        Query(engine.code(4), 5, "id < 0"),
+        Query(engine.code(4), 5, engine.among("id < 0")),
     ]
     together = engine.search(queries)
     assert together == [engine.search([query])[0] for query in queries]
@@ -81,7 +57,7 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
     assert together[0] == together[1]
     assert engine.search([]) == []
     with pytest.raises(ArgumentError, match="`column` is one of"):
-        engine.check_where("color == 1")
+        engine.among("color == 1")
 
 
 def test_a_detector_looks_at_the_images_of_a_batch_and_those_of_items(engine: SearchEngine) -> None:
@@ -111,22 +87,81 @@ def test_a_detector_looks_at_the_images_of_a_batch_and_those_of_items(engine: Se
 
 
 def test_many_threads_and_conditions_at_once(engine: SearchEngine) -> None:
-    queries = [Query(engine.prepare(IMAGES[row % COUNT]), 9, f"id >= {row % (KEPT + 3)}") for row in range(80)]
-    wanted = [engine.search([query])[0] for query in queries]
+    def found(row: int) -> Any:
+        return engine.search([Query(engine.prepare(IMAGES[row % COUNT]), 9, engine.among(f"id >= {row % (KEPT + 3)}"))])
+
+    wanted = [found(row) for row in range(80)]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda query: engine.search([query])[0], queries)) == wanted
+        assert list(pool.map(found, range(80))) == wanted
+
+
+def test_threads_that_ask_for_one_condition_have_it_found_once_and_a_batch_finds_none(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, together, threads = [], Barrier(KEPT), KEPT
+
+    def counted(*words: Any, **options: Any) -> Any:
+        made.append(words)
+        time.sleep(0.05)  # so that the others ask meanwhile
+        return make_index(*words, **options)
+
+    def ask(_: int) -> Any:
+        together.wait(10)
+        return engine.among("id > 1")
+
+    monkeypatch.setattr(engine_module, "make_index", counted)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(ask, range(threads)))
+    assert len(made) == 1
+    assert all(among is found[0] for among in found)
+    queries = [Query(engine.code(3), 9, engine.among(f"id >= {row}")) for row in range(KEPT + 3)]
+    made.clear()
+    assert [min(hit.id for hit in hits) >= row for row, hits in enumerate(engine.search(queries))] == [True] * 7
+    assert not made
+    for _ in range(2):
+        with pytest.raises(ArgumentError, match="`where` compares a column with its own kind"):
+            engine.among("label > 3")
+
+
+def test_a_condition_holds_no_metadata_of_its_own(engine: SearchEngine) -> None:
+    path = engine.content.metadata.column("path")
+    table = pa.table({"id": engine.content.ids, "path": path, "note": ["x" * 200_000] * COUNT})
+    wide = SearchEngine(
+        engine.model, replace(engine.content, metadata=table), image_size=SIZE, read=lambda _: IMAGES[0]
+    )
+    before = pa.total_allocated_bytes()
+    kept = [wide.among(f"id >= {row} or path == 'none'") for row in range(KEPT)]
+    assert pa.total_allocated_bytes() - before < 200_000  # of ten million
+    assert [len(among.index) for among in kept] == [COUNT - row for row in range(KEPT)]
 
 
 def test_a_change_is_seen_by_conditions_too(engine: SearchEngine) -> None:
-    query = Query(engine.code(4), 100, "label == 'even'")
-    assert 4 in [hit.id for hit in engine.search([query])[0]]
+    def found() -> list[int]:
+        return [hit.id for hit in engine.search([Query(engine.code(5), 100, engine.among("label == 'even'"))])[0]]
+
+    assert 4 in found()
+    begun = Query(engine.code(5), 100, engine.among("label == 'even'"))
     engine.replace(engine.content.without(np.array([4])))
-    assert 4 not in [hit.id for hit in engine.search([query])[0]]
+    assert 4 not in found()
+    assert 4 in [hit.id for hit in engine.search([begun])[0]]  # what has begun ends in the old items
     for ask in (engine.item, engine.code, engine.picture):
         with pytest.raises(KeyError):
             ask(4)
     assert engine.item(5).name == "5.png"
     assert [item.id for item in engine.sample(99, seed=0)] == [row for row in range(COUNT) if row != 4]
+
+
+def test_results_cost_their_own_rows_and_not_the_text_of_all(engine: SearchEngine) -> None:
+    """Of 50 chunks, one buffer seen 50 times, of 2.5 GB in sum: `take` would join them, and cannot above 2 GiB."""
+    content, text = engine.content, pa.array(["x" * 50_000_000])
+    path, note = content.metadata.column("path"), pa.chunked_array([text] * COUNT)
+    wide = replace(content, metadata=pa.table({"id": content.ids, "path": path, "note": note}))
+    wide_engine = SearchEngine(engine.model, wide, image_size=SIZE, read=lambda _: b"")
+    (hits,) = wide_engine.search([Query(engine.code(7), 2)])
+    assert [hit.id for hit in hits] == [hit.id for hit in engine.search([Query(engine.code(7), 2)])[0]]
+    assert [len(item.metadata["note"]) for item in wide_engine.sample(2, seed=0)] == [50_000_000] * 2
+    (first, second) = find(wide, filled("flat", wide, threads=1), engine.code(7)[None], k=2)
+    assert [first["id"], second["id"]] == [hit.id for hit in hits]
 
 
 def test_an_image_that_is_gone_is_named_by_id_not_by_path(engine: SearchEngine) -> None:

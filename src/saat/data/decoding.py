@@ -21,6 +21,7 @@ from saat.runtime import available_cores, progress
 MAX_PIXELS = 40_000_000  # checked before decoding, so that a decompression bomb costs nothing
 # Pillow knows forty more, most of them rarely tried with hostile bytes, and one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+STRIP = 1_000_000  # pixels laid over white at a time
 MAX_MEMORY = 2 * 1024**3  # bytes of pixels; more lie in a temporary file
 
 
@@ -62,7 +63,8 @@ def open_image(content: Content) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         image.load()
-        return as_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
+        return as_rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError:  # its own text holds a memory address, another one in each run
@@ -72,13 +74,22 @@ def open_image(content: Content) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in RGB: what is transparent over white, 16-bit gray by its upper byte."""
+    """Return the image in RGB, itself if it is: what is transparent over white, 16-bit gray by its upper byte."""
     if image.mode.startswith("I"):  # plain conversion would clip all above 255 to white
-        return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Return the image over white, made in strips: as a whole it would be in memory five times over."""
+    flat = Image.new("RGB", image.size)
+    height = max(1, STRIP // image.width)
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height))).convert("RGBA")
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
 
 
 def resize_image(image: Image.Image, *, size: int, crop_border: int) -> Image.Image:
@@ -114,13 +125,14 @@ def decode_rows(
         row = int(rows[place])
         try:
             image = open_image(collection.read(row))
-            digest = hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()[:32]
+            digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+            digest.update(image.tobytes())
             images[place] = np.asarray(resize_image(image, size=size, crop_border=crop_border)).transpose(2, 0, 1)
         except FileNotFoundError:
             return "", f"{collection.item_names[row]}: file not found"
         except (DataError, OSError) as error:
             return "", f"{collection.item_names[row]}: {error}"
-        return digest, ""
+        return digest.hexdigest()[:32], ""
 
     with ThreadPoolExecutor(available_cores()) as pool:
         decoded = pool.map(decode, range(len(rows)))

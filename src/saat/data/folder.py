@@ -9,7 +9,7 @@ import numpy as np
 from saat.data.collection import Collection, multi_hot
 from saat.errors import DataError, check_folder
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
 IMAGE_SIZE = 224
 
 

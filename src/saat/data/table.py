@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -37,28 +38,48 @@ def read_parquet(root: Path) -> Collection:
         label_lists = [_labels_of(table, path) for table, path in zip(tables, paths, strict=True)]
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{root} cannot be read as Parquet: {error}") from error
+    read = _image_reader(tables, kept=ROW_GROUPS_KEPT)
+    return _collect(root if root.is_dir() else root.parent, paths, label_lists, read)
+
+
+def open_parquet(path: Path) -> Callable[[int], bytes]:
+    """Return a reader of the images of one file: row -> image file. Labels and what else the file has are not read.
+
+    Raises:
+        DataError: there is no such file, or it is damaged; the reader raises it too, where there is no image in a row.
+    """
+    try:
+        return _image_reader([pq.ParquetFile(path)], kept=1)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _image_reader(tables: Sequence[Any], *, kept: int) -> Callable[[int], bytes]:
+    """Return a reader of the images of some files, one after another, that keeps the last row groups."""
     groups = [(table, group) for table in tables for group in range(table.num_row_groups)]
     ends = np.cumsum([table.metadata.row_group(group).num_rows for table, group in groups])
     lock = Lock()
 
-    @lru_cache(ROW_GROUPS_KEPT)
+    @lru_cache(kept)
     def images_of(place: int) -> Any:
         table, group = groups[place]
         try:
             column = table.read_row_group(group, columns=["image"]).column("image").combine_chunks()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise DataError(f"row group {group} is damaged: {error}") from error
         return column.field("bytes") if pa.types.is_struct(column.type) else column
 
     def read(row: int) -> bytes:
         place = int(np.searchsorted(ends, row, side="right"))
+        if place == len(groups):
+            raise DataError(f"no row {row}")
         with lock:
             content = images_of(place)[row - int(ends[place - 1] if place else 0)].as_py()
         if content is None:
             raise DataError("no bytes in this row")
         return bytes(content)
 
-    return _collect(root if root.is_dir() else root.parent, paths, label_lists, read)
+    return read
 
 
 def _labels_of(table: Any, path: Path) -> list[list[int]]:

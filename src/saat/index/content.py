@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +83,14 @@ class IndexContent:
         """Return an index of no items."""
         packed = np.empty((0, model.code_length // 8), np.uint8)
         return cls(packed, np.empty(0, np.int64), pa.table({"id": pa.array([], pa.int64())}), next_id=0, model=model)
+
+    def rows(self, places: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return the metadata of the items at `places` (k,), in that order."""
+        # Slices are views. `take` would first join the chunks of a column, all its text for a few rows, and it fails
+        # where that is more than 2 GiB.
+        slices = [self.metadata.slice(place, 1) for place in places.tolist()]
+        rows: list[dict[str, Any]] = pa.concat_tables([self.metadata.slice(0, 0), *slices]).to_pylist()
+        return rows
 
     def added(self, packed: NDArray[np.uint8], columns: pa.Table, *, model: ModelKey) -> IndexContent:
         """Return this index with more items, which get the next ids in their order.

@@ -19,7 +19,16 @@ from saat.index.stored import RemoteManifest, Stored
 from saat.index.where import Comparison
 
 MANIFESTS = "saat_manifests"  # table of the manifests, a row a table of items
-SECONDS = "10"  # to wait for a connection, where the address says nothing
+# Options of libpq where the address says nothing. A server that is gone would hold up searches for hours else.
+OPTIONS = {
+    "connect_timeout": "10",  # seconds
+    "keepalives_idle": "30",  # seconds without a word until the server is asked whether it is there
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # milliseconds
+}
+LIMIT = "60s"  # of a statement, where neither the address nor the server says anything
+UNLIMITED = ("statement_timeout = 0",)
 MOST_EFFORT = 1_000  # pgvector's own bound on `hnsw.ef_search`
 SIGNS = {"==": "=", "!=": "<>"}  # others are the same in SQL
 CASTS = {"integer": "bigint", "number": "float8", "boolean": "boolean", "text": "text"}
@@ -81,7 +90,8 @@ class PgvectorIndex(RemoteIndex[Filter]):
 
     def build_graph(self) -> None:
         """Make the graph of approximate searches; it follows every change from then on."""
-        self._run("CREATE INDEX IF NOT EXISTS {graph} ON {table} USING hnsw (code bit_hamming_ops)")
+        query = "CREATE INDEX IF NOT EXISTS {graph} ON {table} USING hnsw (code bit_hamming_ops)"
+        self._run(query, local=UNLIMITED)
 
     def _has_graph(self) -> bool:
         return bool(self._run("SELECT 1 FROM pg_indexes WHERE indexname = %(name)s", name=self._graph))
@@ -123,6 +133,7 @@ class PgvectorIndex(RemoteIndex[Filter]):
             codes=[bits_of(item.code) for item in items],
             digests=list(digests),
             rows=[text_of(item.row) for item in items],
+            local=UNLIMITED,  # a graph follows, item by item
         )
 
     def _delete(self, ids: list[int]) -> None:
@@ -137,11 +148,11 @@ class PgvectorIndex(RemoteIndex[Filter]):
         distance = f"code <~> %(code)s::bit({self.code_length})"
         # As an integer it is no order of the graph, so that PostgreSQL compares every code.
         query = f"SELECT ({distance})::int4 AS distance, id FROM {{table}}{where} ORDER BY distance, id LIMIT %(k)s"
-        effort = None
+        local: Sequence[str] = ()
         if self._approximate:
             query = f"SELECT ({distance})::int4, id FROM {{table}}{where} ORDER BY {distance} LIMIT %(k)s"
-            effort = min(MOST_EFFORT, max(100, 2 * k))
-        found = [self._run(query, effort=effort, code=bits_of(code), k=k, **values) for code in codes]
+            local = walk(k)
+        found = [self._run(query, local=local, code=bits_of(code), k=k, **values) for code in codes]
         return [in_order([row[0] for row in rows], [row[1] for row in rows]) for rows in found]
 
     def _term(self, part: Comparison, kind: str) -> Filter | None:
@@ -166,39 +177,47 @@ class PgvectorIndex(RemoteIndex[Filter]):
     def _connect(self) -> Any:
         address = self.address
         given = {"host": address.host, "user": address.user, "password": address.password, "dbname": address.database}
-        chosen = (
-            {"connect_timeout": SECONDS} | dict(address.options) | {key: text for key, text in given.items() if text}
-        )
+        chosen = OPTIONS | dict(address.options) | {key: text for key, text in given.items() if text}
         if address.port is not None:
             chosen["port"] = str(address.port)
         try:
-            return self._psycopg.connect(**chosen, autocommit=True)
+            connection = self._psycopg.connect(**chosen, autocommit=True)
+            if "statement_timeout" not in chosen.get("options", ""):
+                # Not as an option of libpq, which poolers such as PgBouncer refuse.
+                unset = "current_setting('statement_timeout') = '0'"
+                connection.execute(f"SELECT set_config('statement_timeout', '{LIMIT}', false) WHERE {unset}")
+            return connection
         except self._psycopg.Error as error:
             raise self._failed(error) from None
 
-    def _run(self, query: str, *, effort: int | None = None, then: Any = None, **values: Any) -> list[Any]:
-        """Run a statement, in which {table} and {graph} are names; a connection that was lost is made anew, once."""
+    def _run(self, query: str, *, local: Sequence[str] = (), then: Any = None, **values: Any) -> list[Any]:
+        """Run a statement, in which {table} and {graph} are names; a connection that was lost is made anew, once.
+
+        Args:
+            query: the statement.
+            local: settings of PostgreSQL for this statement.
+            then: called in the same transaction, after the statement.
+            values: of the statement.
+        """
         sql = self._psycopg.sql
         names = {"table": sql.Identifier(self.address.name), "graph": sql.Identifier(self._graph)}
         statement = sql.SQL(query).format(**names)
         with self._lock:
             try:
-                return self._in_transaction(statement, values, effort, then)
+                return self._in_transaction(statement, values, local, then)
             except self._psycopg.Error as error:
                 if not self._connection.closed:
                     raise self._failed(error) from None
             self._connection = self._connect()
             try:
-                return self._in_transaction(statement, values, effort, then)
+                return self._in_transaction(statement, values, local, then)
             except self._psycopg.Error as error:
                 raise self._failed(error) from None
 
-    def _in_transaction(self, statement: Any, values: dict[str, Any], effort: int | None, then: Any) -> list[Any]:
+    def _in_transaction(self, statement: Any, values: dict[str, Any], local: Sequence[str], then: Any) -> list[Any]:
         with self._connection.transaction():
-            if effort is not None:
-                self._connection.execute(f"SET LOCAL hnsw.ef_search = {effort}")
-                self._connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-                self._connection.execute("SET LOCAL enable_seqscan = off")
+            for setting in local:
+                self._connection.execute(f"SET LOCAL {setting}")
             cursor = self._connection.execute(statement, values)
             found = cursor.fetchall() if cursor.description else []
             if then is not None:
@@ -210,6 +229,12 @@ class PgvectorIndex(RemoteIndex[Filter]):
         if self.address.password:
             text = text.replace(self.address.password, "***")
         return ServerError(f"{self.address}: {text}")
+
+
+def walk(k: int) -> tuple[str, ...]:
+    """Return the settings of PostgreSQL for a search of `k` items by the graph."""
+    effort = min(MOST_EFFORT, max(100, 2 * k))
+    return f"hnsw.ef_search = {effort}", "hnsw.iterative_scan = strict_order", "enable_seqscan = off"
 
 
 def bits_of(code: bytes) -> str:

@@ -155,7 +155,7 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
     with _locked(folder):
         if (folder / MANIFEST).exists():
             raise DataError(f"`out` is a folder without an index; found one in {folder}")
-        manifest = _write(folder, content, created=_now(), identity=secrets.token_hex(16))
+        manifest = _write(folder, content, before=None)
         _sync_folder(folder.absolute().parent)
         return manifest
 
@@ -168,8 +168,7 @@ def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -
     """
     read_manifest(folder)
     with _locked(folder):
-        manifest = read_manifest(folder)
-        return _write(folder, change(read_index(folder)), created=manifest.created, identity=manifest.identity)
+        return _write(folder, change(read_index(folder)), before=read_manifest(folder))
 
 
 @contextmanager
@@ -194,20 +193,33 @@ def pushing(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _write(folder: Path, content: IndexContent, *, created: str, identity: str) -> Manifest:
+def _write(folder: Path, content: IndexContent, *, before: Manifest | None) -> Manifest:
+    """Write a state after `before`, or the first one. If that fails, nothing of it stays to fill the disk further."""
+    try:
+        manifest, temporary = _prepared(folder, content, before)
+    except Exception:
+        with suppress(OSError):  # what went wrong first is what is told
+            _clean(folder, keep=before)
+        raise
+    temporary.replace(folder / MANIFEST)
+    _sync_folder(folder)
+    _clean(folder, keep=manifest)
+    return manifest
+
+
+def _prepared(folder: Path, content: IndexContent, before: Manifest | None) -> tuple[Manifest, Path]:
+    """Write the files of a state; return its manifest, and where that lies until it takes its name."""
     files = {
         "codes": _put(folder, "codes", lambda file: np.save(file, content.packed, allow_pickle=False)),
         "ids": _put(folder, "ids", lambda file: np.save(file, content.ids, allow_pickle=False)),
         "metadata": _put(folder, "metadata", lambda file: pq.write_table(content.metadata, file)),
     }
+    created, identity = (_now(), secrets.token_hex(16)) if before is None else (before.created, before.identity)
     manifest = Manifest(len(content), content.next_id, content.model, created, _now(), __version__, files, identity)
     values = {"format": FORMAT} | asdict(manifest)
     text = json.dumps(values | {"checksum": _checksum_of(values)}, indent=2) + "\n"
     _sync_folder(folder)
-    _written(folder, lambda file: file.write(text.encode())).replace(folder / MANIFEST)
-    _sync_folder(folder)
-    _clean(folder, keep={entry.name for entry in files.values()})
-    return manifest
+    return manifest, _written(folder, lambda file: file.write(text.encode()))
 
 
 def _put(folder: Path, kind: str, save: Callable[[IO[bytes]], object]) -> FileEntry:
@@ -226,9 +238,8 @@ def _written(folder: Path, save: Callable[[IO[bytes]], object]) -> Path:
         save(file)
         file.flush()
         os.fsync(file.fileno())
-    path = Path(name)
-    path.chmod(0o644)
-    return path
+    Path(name).chmod(0o644)
+    return Path(name)
 
 
 def _digest_of(path: Path) -> str:
@@ -236,10 +247,11 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _clean(folder: Path, *, keep: set[str]) -> None:
-    """Remove files of earlier states and of writes that were cut off; files that are not ours stay."""
+def _clean(folder: Path, *, keep: Manifest | None) -> None:
+    """Remove files of other states and of writes that were cut off; files that are not ours stay."""
+    names = set() if keep is None else {entry.name for entry in keep.files.values()}
     for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path.name not in keep:
+        if _OURS.fullmatch(path.name) and path.name not in names:
             path.unlink(missing_ok=True)
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, check_choice
 
@@ -89,6 +91,17 @@ def select(table: pa.Table, where: str) -> pa.Table:
         raise ArgumentError(f"`where` compares a column with its own kind ({kinds}); got {where!r}: {error}") from error
 
 
+def select_ids(table: pa.Table, where: str) -> NDArray[np.int64]:
+    """Return the column `id` of the rows that satisfy `where`; no other columns are copied than those it compares.
+
+    Raises:
+        ArgumentError: as `select`.
+    """
+    compared = _columns(parse(where, table.column_names))
+    ids: NDArray[np.int64] = select(table.select(sorted(compared | {"id"})), where).column("id").to_numpy()
+    return ids
+
+
 def parse(where: str, columns: Sequence[str]) -> Condition:
     """Return the condition that `where` says.
 
@@ -132,6 +145,13 @@ def narrowed(
         return (kept[0] if len(kept) == 1 else join(condition.word, kept)), exact
 
     return translate(condition)
+
+
+def _columns(condition: Condition) -> set[str]:
+    """Return the names of the columns that a condition compares."""
+    if isinstance(condition, Comparison):
+        return {condition.column}
+    return {name for part in condition.parts for name in _columns(part)}
 
 
 def _expression(condition: Condition, schema: pa.Schema) -> Any:

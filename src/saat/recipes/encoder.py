@@ -144,9 +144,10 @@ class Encoded:
 def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: int, quiet: bool) -> Encoded:
     """Encode all items; each batch is kept in `folder`, so that after a stop the same call goes on with the next one.
 
-    What was done is known by the identity of each item: its path, and its file's size and time of change.
+    What was done is known by the identity of each item: its path, and its file's size and time of change. What has no
+    code is tried again by the next call: an image may be damaged for good, but a disk or a network that failed is not.
     """
-    done = _read_batches(folder)
+    done: dict[str, bytes | str] = {**_read_batches(folder)}
     open_rows = [row for row, identity in enumerate(items.identities) if identity not in done]
     resumed = len(items) - len(open_rows)
     collection = items.collection()
@@ -160,9 +161,8 @@ def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: in
         bar.update(resumed)
         for rows, decoded in zip(batches, _ahead(decode, batches), strict=True):
             batch = _encode_batch([items.identities[row] for row in rows], decoded, encoder)
-            with atomic_write(folder / f"{items.identities[rows[0]]}.parquet") as file:
-                pq.write_table(batch, file)
-            done |= _codes_of(batch)
+            _write_batch(folder, {identity: code for identity, code in batch.items() if isinstance(code, bytes)})
+            done |= batch
             bar.update(len(rows))
     codes = [done[identity] for identity in items.identities]
     rows = [row for row, code in enumerate(codes) if isinstance(code, bytes)]
@@ -189,27 +189,26 @@ def _ahead(decode: Callable[[list[int]], Decoded], batches: Iterable[list[int]])
             yield waiting.popleft().result()
 
 
-def _encode_batch(identities: list[str], decoded: Decoded, encoder: Encoder) -> pa.Table:
-    """Return a row an image: its identity, and its code or the reason why it has none."""
+def _encode_batch(identities: list[str], decoded: Decoded, encoder: Encoder) -> dict[str, bytes | str]:
+    """Return the code of each image, or the reason why it has none, by identity."""
     sound = np.array([bool(digest) for digest in decoded.digests])
     codes = iter(encoder.encode(decoded.images[sound]) if sound.any() else ())
     reasons = iter(decoded.damaged)
-    return pa.table(
-        {
-            "identity": pa.array(identities, pa.string()),
-            "code": pa.array([next(codes).tobytes() if has else None for has in sound], pa.binary()),
-            "reason": pa.array([None if has else next(reasons) for has in sound], pa.string()),
-        }
-    )
+    found = [next(codes).tobytes() if has else next(reasons) for has in sound]
+    return dict(zip(identities, found, strict=True))
 
 
-def _codes_of(batch: pa.Table) -> dict[str, bytes | str]:
-    """Return the code, or the reason why there is none, by identity."""
-    return {row["identity"]: row["reason"] if row["code"] is None else row["code"] for row in batch.to_pylist()}
+def _write_batch(folder: Path, codes: dict[str, bytes]) -> None:
+    """Keep codes by identity, in a file named by the first: no later batch begins with an item that has a code."""
+    if codes:
+        table = {"identity": pa.array(codes.keys(), pa.string()), "code": pa.array(codes.values(), pa.binary())}
+        with atomic_write(folder / f"{next(iter(codes))}.parquet") as file:
+            pq.write_table(pa.table(table), file)
 
 
-def _read_batches(folder: Path) -> dict[str, bytes | str]:
-    done: dict[str, bytes | str] = {}
+def _read_batches(folder: Path) -> dict[str, bytes]:
+    done: dict[str, bytes] = {}
     for path in sorted(folder.glob("*.parquet")):
-        done |= _codes_of(pq.read_table(path))
+        rows = pq.read_table(path, columns=["identity", "code"]).to_pylist()
+        done |= {row["identity"]: row["code"] for row in rows if row["code"] is not None}
     return done

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import pyarrow.parquet as pq
 from saat.data.collection import Collection, Content
 from saat.data.folder import SUFFIXES
 from saat.data.image_list import read_image_list
-from saat.data.table import read_parquet
+from saat.data.table import open_parquet, read_parquet
 from saat.errors import ArgumentError, DataError
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
 OURS = ("id", "path")  # columns that the index writes; the user's are renamed
+FILES_KEPT = 4  # Parquet files that stay open, each with a row group, for the pictures of items
 Reader = Callable[[], Content]
 
 
@@ -99,7 +101,13 @@ def read_item(path: str) -> Content:
         OSError: as `DataError`.
     """
     file, row = _file_and_row(path)
-    return file.read_bytes() if row is None else read_parquet(file).read(row)
+    return file.read_bytes() if row is None else _opened(file, _stamp(file))(row)
+
+
+@lru_cache(FILES_KEPT)
+def _opened(file: Path, _: str) -> Callable[[int], bytes]:
+    """Return the reader of a Parquet file in a state of it; opening it anew for each picture takes long."""
+    return open_parquet(file)
 
 
 def _file_and_row(path: str) -> tuple[Path, int | None]:
@@ -156,16 +164,31 @@ def _from_folder(root: Path) -> Items:
 def _from_parquet(path: Path) -> Items:
     collection = read_parquet(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    tables = []
-    for file in files:
-        names = [name for name in pq.read_schema(file).names if name not in OF_SET]
-        table = pq.read_table(file, columns=names)
-        tables.append(table.rename_columns([f"user_{name}" if name in OURS else name for name in names]))
+    names = {file: [name for name in pq.read_schema(file).names if name not in OF_SET] for file in files}
+    renamed = _renamed({name for given in names.values() for name in given})
+    tables = [
+        pq.read_table(file, columns=given).rename_columns([renamed.get(name, name) for name in given])
+        for file, given in names.items()
+    ]
     try:
         columns = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
         raise DataError(f"the files of {path} have columns of one type under one name: {error}") from error
     return _from_collection(collection, path if path.is_dir() else path.parent, columns)
+
+
+def _renamed(names: set[str]) -> dict[str, str]:
+    """Return the first free name for each of the user's columns that has a name of ours.
+
+    >>> _renamed({"id", "user_id", "path", "price"})
+    {'id': 'user_id_2', 'path': 'user_path'}
+    """
+    return {name: _free(f"user_{name}", names) for name in OURS if name in names}
+
+
+def _free(name: str, names: set[str]) -> str:
+    """Return `name`, or the first of `name_2`, `name_3`, ... that is not in `names`."""
+    return next(free for free in chain([name], (f"{name}_{number}" for number in count(2))) if free not in names)
 
 
 def _from_collection(collection: Collection, root: Path, columns: pa.Table | None = None) -> Items:

@@ -152,7 +152,7 @@ def find(content: IndexContent, index: HammingIndex, packed: NDArray[np.uint8], 
 def _rows(content: IndexContent, result: SearchResult) -> list[dict[str, Any]]:
     found = result.ids[0] >= 0
     ids, distances = result.ids[0][found], result.distances[0][found].tolist()
-    rows = content.metadata.take(np.searchsorted(content.ids, ids)).to_pylist()
+    rows = content.rows(np.searchsorted(content.ids, ids))
     return [
         {"rank": rank, "distance": distance} | row
         for rank, (distance, row) in enumerate(zip(distances, rows, strict=True), 1)

@@ -92,14 +92,17 @@ class Batcher(Generic[Asked, Answer]):
         if self._underway + count > self._room:
             raise QueueFull
         self._underway += count
+        request: _Request[Asked, Answer] = _Request(makes, self._loop.create_future())
         try:
-            request: _Request[Asked, Answer] = _Request(makes, self._loop.create_future())
             with self._news:
                 self._coming += count
             self._makers.submit(self._make, request)
             return await request.future
         finally:
             self._underway -= count
+            if request.future.cancelled():  # else they would wait for as long as a batch before them takes
+                with self._news:
+                    self._waiting = deque(pair for pair in self._waiting if pair[0] is not request)
 
     def _make(self, request: _Request[Asked, Answer]) -> None:
         """Make a query of a request ready; with the last one, all of them wait for their batch."""
@@ -115,7 +118,8 @@ class Batcher(Generic[Asked, Answer]):
             request.ready.clear()
         with self._news:
             self._coming -= len(request.makes)
-            self._waiting.extend((request, asked) for asked in request.ready)
+            if not request.future.cancelled():
+                self._waiting.extend((request, asked) for asked in request.ready)
             if self._closed() or len(self._waiting) == len(request.ready):
                 self._news.notify()
 
@@ -127,8 +131,10 @@ class Batcher(Generic[Asked, Answer]):
             with self._news:
                 self._news.wait_for(lambda: self._waiting or self._ending)
                 self._news.wait_for(self._closed, self._wait)
-                if not self._waiting:
-                    return
+                if not self._waiting:  # those for whom it was opened have gone, or it is the end
+                    if self._ending:
+                        return
+                    continue
                 taken = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             batch = [(request, asked) for request, asked in taken if not request.future.done()]
             if batch:

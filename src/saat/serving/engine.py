@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from saat.index.base import HammingIndex
 from saat.index.catalog import make_index
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
-from saat.index.where import select
+from saat.index.where import select_ids
 from saat.models.hash_model import HashModel, encode_logits
 from saat.serving.hits import Answer, Hit, Item, Risk
 from saat.serving.risk import Assess
@@ -31,33 +32,40 @@ KEPT = 4  # conditions whose items are kept as an index of their own
 
 
 @dataclass(frozen=True)
+class Among:
+    """The items that a search is among: all, or those of a condition. Replaced as a whole, never changed.
+
+    Args:
+        where: the condition, if there is one.
+        content: these items and others; codes and metadata of results are taken from here.
+        index: of these items, or of all where it takes conditions itself.
+    """
+
+    where: str | None
+    content: IndexContent = field(compare=False)
+    index: HammingIndex
+
+
+@dataclass(frozen=True)
 class Query:
     """One search.
 
     Args:
         aim: an image, uint8 (3, S, S), or a packed code, uint8 (K/8,).
         k: how many results.
-        where: only items of this condition.
+        among: the items of a condition, as `SearchEngine.among` found them; none for all.
         seen: the image (3, S, S) of an item whose code is `aim`, for the detector.
     """
 
     aim: NDArray[np.uint8]
     k: int
-    where: str | None = None
+    among: Among | None = None
     seen: NDArray[np.uint8] | None = None
 
     @property
     def image(self) -> NDArray[np.uint8] | None:
         """What a detector looks at, if there is any."""
         return self.aim if self.aim.ndim == 3 else self.seen
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """Items with the index over their codes; replaced as a whole, never changed."""
-
-    content: IndexContent
-    index: HammingIndex
 
 
 class SearchEngine:
@@ -89,11 +97,12 @@ class SearchEngine:
         # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
-        self._crop_border, self._read, self._threads, self._remote = crop_border, read, threads, remote
+        self.threads = threads
+        self._crop_border, self._read, self._remote = crop_border, read, remote
         self._assess = assess
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Filled] = OrderedDict()
-        self._all = self._fill(content)
+        self._kept: OrderedDict[str, Future[Among]] = OrderedDict()
+        self._all = self._select(content, None)
 
     @property
     def content(self) -> IndexContent:
@@ -112,9 +121,9 @@ class SearchEngine:
 
     def replace(self, content: IndexContent) -> None:
         """Search in other items from now on; a search that has begun ends in the old ones."""
-        filled = self._fill(content)
+        everything = self._select(content, None)
         with self._lock:
-            self._all = filled
+            self._all = everything
             self._kept.clear()
 
     def prepare(self, content: Content) -> NDArray[np.uint8]:
@@ -134,11 +143,7 @@ class SearchEngine:
         return pack_codes(sign_codes(logits).numpy())
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        """Return the hits of each query, as `search`, with its risk.
-
-        Raises:
-            ArgumentError: a condition breaks its rule.
-        """
+        """Return the hits of each query, as `search`, with its risk."""
         risks: list[Risk | None] = [None] * len(queries)
         looked_at = {row: query.image for row, query in enumerate(queries) if query.image is not None}
         if looked_at:
@@ -151,11 +156,7 @@ class SearchEngine:
         return [None] * len(images) if self._assess is None else self._assess(images)
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """Return the hits of each query, by distance, then by id; images are encoded together.
-
-        Raises:
-            ArgumentError: a condition breaks its rule.
-        """
+        """Return the hits of each query, by distance, then by id; images are encoded together."""
         packed = np.empty((len(queries), self.model.code_length // 8), np.uint8)
         images = [row for row, query in enumerate(queries) if query.aim.ndim == 3]
         if images:
@@ -164,26 +165,40 @@ class SearchEngine:
             if query.aim.ndim == 1:
                 packed[row] = query.aim
         hits: list[list[Hit]] = [[] for _ in queries]
-        for where in dict.fromkeys(query.where for query in queries):
-            rows = [row for row, query in enumerate(queries) if query.where == where]
+        everything = self._all
+        asked = [query.among or everything for query in queries]
+        for among in dict.fromkeys(asked):
+            rows = [row for row, other in enumerate(asked) if other == among]
             most = max(queries[row].k for row in rows)
-            for row, found in zip(rows, self._find(packed[rows], most, where), strict=True):
+            for row, found in zip(rows, self._find(packed[rows], most, among), strict=True):
                 hits[row] = found[: queries[row].k]
         return hits
 
-    def check_where(self, where: str) -> None:
-        """Raise unless `where` is a condition on the columns of the index; its items are kept for the search.
+    def among(self, where: str) -> Among:
+        """Return the items of a condition as they are now; those of the last few conditions are kept.
+
+        To find them takes long where there are many. Of threads that ask for the same ones, the first finds them.
 
         Raises:
-            ArgumentError: it is not.
+            ArgumentError: `where` is no condition on the columns of the index.
         """
         if self._remote is not None:
             self._remote.check_where(where)
-        else:
-            self._filled(where)
+            return self._select(self.content, where)
+        with self._lock:
+            everything, known = self._all, self._kept.get(where)
+            found = self._kept[where] = known or Future()
+            self._kept.move_to_end(where)
+        if known is None:
+            try:
+                found.set_result(self._select(everything.content, where))
+            except BaseException as error:
+                found.set_exception(error)
+            self._keep(where, found)
+        return found.result()
 
     def item(self, number: int) -> Item:
-        """Return an item.
+        """Return an item; with an index on a server, it is asked.
 
         Raises:
             KeyError: there is none of this id.
@@ -239,44 +254,36 @@ class SearchEngine:
         generator = np.random.default_rng(seed)
         held = len(content.ids)
         places = np.sort(generator.choice(held, min(count, held), replace=False))
-        return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.metadata.take(places).to_pylist()]
+        return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.rows(places)]
 
     def _around(self, number: int) -> IndexContent:
         """Return items among which that of this id is, if there is one."""
         return self._all.content if self._remote is None else self._remote.items(np.array([number], np.int64))
 
-    def _fill(self, content: IndexContent) -> _Filled:
+    def _select(self, content: IndexContent, where: str | None) -> Among:
         if self._remote is not None:
-            return _Filled(content, self._remote)
-        index = make_index("faiss", self.model.code_length, threads=self._threads)
-        index.add(content.packed, content.ids)
-        return _Filled(content, index)
-
-    def _filled(self, where: str | None) -> _Filled:
-        """Return the items of a condition; those of the last few conditions are kept."""
-        with self._lock:
-            everything = self._all
-            if where is None:
-                return everything
-            if where in self._kept:
-                self._kept.move_to_end(where)
-                return self._kept[where]
-        content = everything.content
-        filled = self._fill(content.only(select(content.metadata, where).column("id").to_numpy()))
-        with self._lock:
-            if self._all is everything:
-                self._kept[where] = filled
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return filled
-
-    def _find(self, packed: NDArray[np.uint8], k: int, where: str | None) -> list[list[Hit]]:
-        if self._remote is not None:
-            result, content = self._remote.find(packed, k, where=where)
+            return Among(where, content, self._remote)
+        index = make_index("faiss", self.model.code_length, threads=self.threads)
+        if where is None:
+            index.add(content.packed, content.ids)
         else:
-            filled = self._filled(where)
-            content = filled.content
-            result = filled.index.search(packed, max(1, min(k, len(content))))
+            places = np.searchsorted(content.ids, select_ids(content.metadata, where))
+            index.add(content.packed[places], content.ids[places])
+        return Among(where, content, index)
+
+    def _keep(self, where: str, found: Future[Among]) -> None:
+        """Keep the items of a condition and forget those asked for longest ago; one that is wrong is not kept."""
+        with self._lock:
+            if found.exception() is not None and self._kept.get(where) is found:
+                del self._kept[where]
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+    def _find(self, packed: NDArray[np.uint8], k: int, among: Among) -> list[list[Hit]]:
+        if self._remote is not None:
+            result, content = self._remote.find(packed, k, where=among.where)
+        else:
+            result, content = among.index.search(packed, max(1, min(k, len(among.index)))), among.content
         return [
             hits_of(content, code, ids[ids >= 0], distances[ids >= 0])
             for code, ids, distances in zip(packed, result.ids, result.distances, strict=True)

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from saat import __version__
 from saat.data.collection import Content
 from saat.errors import DataError, ServerError
+from saat.serving.engine import Among, SearchEngine
 from saat.serving.engine import Query as Search
-from saat.serving.engine import SearchEngine
 from saat.serving.hits import Answer, Item
 from saat.serving.lab import MOST_EPSILON, MOST_STEPS, LabReport
 from saat.serving.pictures import thumbnail
@@ -101,11 +101,10 @@ async def search(service: Running, image: Image = None, item: OfItem = None, k: 
     _check_one(image, item)
 
     def make() -> Search:
-        if where:
-            service.engine.check_where(where)
+        among = service.engine.among(where) if where else None
         if item is None:
-            return Search(service.engine.prepare(_bytes_of(image)), k, where or None)
-        return Search(_known(service.engine.code, item), k, where or None, _known(service.engine.seen, item))
+            return Search(service.engine.prepare(_bytes_of(image)), k, among)
+        return Search(_known(service.engine.code, item), k, among, _known(service.engine.seen, item))
 
     (answer,) = await service.search([make])
     return answer
@@ -120,11 +119,13 @@ async def search_batch(
 ) -> BatchAnswer:
     """Find the items nearest to each of some images."""
 
+    among: list[Among | None] = []  # found with the first image, for all of them
+
     def make(number: int) -> Search:
-        if where and not number:
-            service.engine.check_where(where)
+        if not among:
+            among.append(service.engine.among(where) if where else None)
         try:
-            return Search(service.engine.prepare(_bytes_of(images[number])), k, where or None)
+            return Search(service.engine.prepare(_bytes_of(images[number])), k, among[0])
         except DataError as error:
             raise DataError(f"image {number}: {error}") from error
 
@@ -135,7 +136,7 @@ async def search_batch(
 @router.get("/items/{item_id}")
 async def item(service: Running, item_id: ItemId) -> Item:
     """Return an item."""
-    return _known(service.engine.item, item_id)
+    return await service.within(service.painters, lambda: _known(service.engine.item, item_id))
 
 
 @router.post("/items", status_code=201, responses={200: {"model": Item, "description": "It was there already."}})
@@ -201,8 +202,11 @@ async def attack(
     if lab is None:
         raise HTTPException(404, "this service has no lab; start it with --lab true")
     _check_one(image, item)
-    label = None if item is None else _known(service.engine.item, item).metadata.get("label")
     deadline = time.monotonic() + service.limits.seconds
+    label = None
+    if item is not None:
+        found = await service.within(service.painters, lambda: _known(service.engine.item, item))
+        label = found.metadata.get("label")
 
     def run() -> LabReport:
         query: Content = service.engine.picture(item) if item is not None else _bytes_of(image)

@@ -19,7 +19,7 @@ def hits_of(
 ) -> list[Hit]:
     """Return the items of `ids` (k,) as hits, at `distances` (k,) from a packed code (K/8,)."""
     places = np.searchsorted(content.ids, ids)
-    rows = content.metadata.take(places).to_pylist()
+    rows = content.rows(places)
     differing = np.unpackbits(content.packed[places] ^ code, axis=1, bitorder="little")
     return [
         Hit(int(row["id"]), int(distance), tuple(np.flatnonzero(bits).tolist()), name_of(row), shown(row))
@@ -45,8 +45,7 @@ def row_of(content: IndexContent, number: int) -> dict[str, Any]:
     Raises:
         KeyError: there is none of this id.
     """
-    row: dict[str, Any] = content.metadata.slice(place_of(content, number), 1).to_pylist()[0]
-    return row
+    return content.rows(np.array([place_of(content, number)]))[0]
 
 
 def name_of(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
-from saat.runtime import available_cores
 from saat.serving.batching import Batcher, QueueFull
 from saat.serving.engine import Query, SearchEngine
 from saat.serving.hits import Answer
@@ -21,6 +20,9 @@ from saat.serving.measures import Measures
 from saat.serving.store import Store
 
 Result = TypeVar("Result")
+DECODERS = (
+    4  # threads that decode queries, and as many for pictures, at most: few decoded images are in memory at a time
+)
 LAB_ROOM = 4  # attacks that may wait or run
 
 
@@ -44,11 +46,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.measures = Measures(items=lambda: len(self.engine.content), underway=lambda: self.batcher.underway)
-        # Few threads decode, so that few decoded images are in memory at a time, however many requests wait.
+        decoders = min(DECODERS, self.engine.threads)
         self.batcher: Batcher[Query, Answer] = Batcher(
-            self.engine.answer, makers=available_cores(), room=self.limits.room, seen=self.measures.batch
+            self.engine.answer, makers=decoders, room=self.limits.room, seen=self.measures.batch
         )
-        self.painters = ThreadPoolExecutor(available_cores(), thread_name_prefix="saat-paint")
+        self.painters = ThreadPoolExecutor(decoders, thread_name_prefix="saat-paint")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="saat-write")
         self.attacker = ThreadPoolExecutor(1, thread_name_prefix="saat-lab")
         self.attacks = 0

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saat.data.collection import Content
+from saat.data.decoding import FORMATS
 from saat.index.content import IndexContent
 from saat.index.storage import update_index
 from saat.runtime import atomic_write
@@ -22,6 +23,7 @@ from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
 
 UPLOADS = "uploads"  # folder of the index that keeps images sent by clients, named by their content
+ENDINGS = {"MPO": "jpeg", "JPEG2000": "jp2"}  # where a format is not what `saat index build` takes as a suffix
 
 
 class Store:
@@ -46,9 +48,9 @@ class Store:
             ArgumentError: the index has labels of another kind.
         """
         packed = self._encode(content)
-        with Image.open(io.BytesIO(content)) as image:
-            kind = (image.format or "image").lower()
-        path = self._uploads / f"{hashlib.sha256(content).hexdigest()}.{kind}"
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            kind = str(image.format)
+        path = self._uploads / f"{hashlib.sha256(content).hexdigest()}.{ENDINGS.get(kind, kind.lower())}"
         columns = {"path": pa.array([str(path)], pa.string())}
         if label is not None:
             columns["label"] = pa.array([label], pa.string())
@@ -64,7 +66,11 @@ class Store:
                     return old
                 return old.added(packed, pa.table(columns), model=self._engine.content.model)
 
-            new = self._write(change)
+            try:
+                new = self._write(change)
+            except Exception:
+                path.unlink(missing_ok=True)  # the index does not name it, and each retry would leave another
+                raise
             number = _id_of(new, str(path))
             assert number is not None
             return self._engine.item(number), True

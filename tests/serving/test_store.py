@@ -1,0 +1,62 @@
+"""What is added and removed while the service runs, in one process."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import COUNT, IMAGES, make_engine
+from PIL import Image
+
+from saat.data.decoding import FORMATS
+from saat.errors import DataError
+from saat.index.storage import create_index
+from saat.recipes.items import read_items
+from saat.serving import store as store_module
+from saat.serving.store import UPLOADS, Store
+
+
+def make_store(folder: Path) -> Store:
+    engine = make_engine(["even"] * COUNT)
+    create_index(folder, engine.content)
+    return Store(folder, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+
+
+def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGES[row]).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "update_index", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.add(encoded(3), label=None)
+    assert not list((tmp_path / UPLOADS).iterdir())
+    item, new = store.add(encoded(3), label=None)
+    assert new
+    assert [path.name for path in (tmp_path / UPLOADS).iterdir()] == [item.name]
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "MPO"])
+def test_an_index_is_built_anew_from_uploads_of_every_format(kind: str, tmp_path: Path) -> None:
+    options = {"save_all": True, "append_images": [Image.fromarray(IMAGES[4])]} if kind == "MPO" else {}
+    store = make_store(tmp_path)
+    item, new = store.add(encoded(3, kind, **options), label=None)
+    assert new
+    assert read_items([tmp_path / UPLOADS]).paths == [str(tmp_path / UPLOADS / item.name)]
+
+
+def test_an_upload_of_a_format_that_is_not_tried_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with pytest.raises(DataError, match="not an image"):
+        store.add(encoded(3, "PCX"), label=None)
+    assert not (tmp_path / UPLOADS).exists()
