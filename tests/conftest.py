@@ -88,6 +88,7 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
 def url(served: Served, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[str]:
     """The address of a service with the lab, a second model beside the first, and a detector of each."""
     hardened = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
-    detectors = (f"--detector={served.detector}", f"--hardened_detector={served.detector}")
+    watch = "--false_alarm_rate=0.05"  # 120 images calibrate no lower rate of much use
+    detectors = (f"--detector={served.detector}", f"--hardened_detector={served.detector}", watch)
     with serve(f"--index={served.index}", "--lab=true", *hardened, *detectors, "--rate=0") as server:
         yield server.url

@@ -106,6 +106,7 @@ def test_thresholds_by_hand() -> None:
     assert detector.threshold(0.05) == 1.0
     assert detector.threshold(0.1) == pytest.approx(18 / 19)
     assert detector.threshold(0.04) == 1.0
+    assert detector.lowest_rate() == pytest.approx(2 / 20)  # of 19 scores, 18 leave room below 1
 
 
 def test_a_small_calibration_does_not_raise_more_alarms_than_asked() -> None:

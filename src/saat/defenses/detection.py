@@ -142,6 +142,12 @@ class Detector:
         rank = math.ceil((count + 1) * (1.0 - false_alarm_rate) - 1e-9)  # 0.05 is no exact binary number
         return min(1.0, float(self.clean_scores[rank - 1]) + 1.0 / count) if rank <= count else 1.0
 
+    def lowest_rate(self) -> float:
+        """Return the lowest false-alarm rate at which some score would raise an alarm; few images allow no low one."""
+        count = len(self.clean_scores)
+        below = int((self.clean_scores + 1.0 / count < 1.0 - 1e-6).sum())
+        return 1.0 - below / (count + 1)
+
     def attack_view(self) -> nn.Module:
         """Return what an attacker who knows the detector searches: (B, 3, H, W) -> (B, (1 + T) K).
 

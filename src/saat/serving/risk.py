@@ -31,9 +31,9 @@ def load_assess(folder: Path, model: HashModel, *, false_alarm_rate: float) -> A
         ArgumentError: the rate is not between 0 and 1, or so low that nothing would raise an alarm.
     """
     detector = Detector.load(folder, model)
-    threshold, count = detector.threshold(false_alarm_rate), len(detector.calibration)
-    if threshold == 1.0:  # no score is above it
-        rule = f"at least {1 / (count + 1):.2g} with a detector that was calibrated on {count} images"
+    threshold, lowest = detector.threshold(false_alarm_rate), detector.lowest_rate()
+    if false_alarm_rate < lowest:
+        rule = f"at least {lowest:.4f} with a detector that was calibrated on {len(detector.calibration)} images"
         raise ArgumentError(f"`false_alarm_rate` is {rule}; got {false_alarm_rate}")
 
     def assess(images: NDArray[np.uint8]) -> list[Risk]:
