@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_protocol import RESULTS, encoded_subject, heading, paper_fit, reported, trained
+from bench_protocol import PRECISIONS, RESULTS, encoded_subject, heading, paper_fit, reported, trained
 
 from saat.models.checkpoint import (
     DATABASE_FOLDER,
@@ -35,7 +35,6 @@ from saat.recipes.harden import PRESETS, HardenConfig, harden
 from saat.runtime import write_text
 from saat.training import FitOptions
 
-PRECISIONS = {"corel5k": "float32"}  # as bench_corel5k.py has it
 EPOCHS = 8  # of 7 gradient steps each, as SAAT has on this protocol; of query-side below
 PAPER_ATTACKS = {"paper_attack_map": ("saat-paper", "paper"), "hag_map": ("hag", "hag")}
 FOLDERS = {

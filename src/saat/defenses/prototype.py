@@ -64,8 +64,8 @@ class AtrdhStep(nn.Module):
         self.adversarial_weight = adversarial_weight
         self.precision, self.seed = precision, seed
         self.register_buffer("prototypes", prototypes)
-        self.register_buffer("labels", labels.float(), persistent=False)
         self.register_buffer("labeled", torch.nonzero(has_label(labels)).flatten(), persistent=False)
+        self.register_buffer("labels", labels[self.labeled].float(), persistent=False)  # of these items
         self.register_buffer("memory", torch.zeros(len(labels), prototypes.shape[1]))
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
@@ -80,7 +80,7 @@ class AtrdhStep(nn.Module):
         goal = CodesGoal(self._targets(len(chosen.images)), self.make_objective)
         adversarial = self.inner(model, chosen, goal(model, chosen.images, chosen.labels))
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
-        wanted = pairwise_similarity(chosen.labels, self.labels[self.labeled])
+        wanted = pairwise_similarity(chosen.labels, self.labels)
         similarity = dph_loss(relaxed, self.memory[self.labeled], wanted)
         parts = {"hashing": hashing.item(), "similarity": similarity.item()}
         return StepOutput(hashing + self.adversarial_weight * similarity, parts)

@@ -49,8 +49,8 @@ class DPHLoss(nn.Module):
     def __init__(self, *, labels: Tensor, code_length: int) -> None:
         super().__init__()
         self.register_buffer("memory", torch.zeros(len(labels), code_length))
-        self.register_buffer("labels", labels.float(), persistent=False)
         self.register_buffer("labeled", torch.nonzero(labels.sum(1) > 0).flatten(), persistent=False)
+        self.register_buffer("labels", labels[self.labeled].float(), persistent=False)  # of these items
 
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, K), labels (B, C), rows of the train split (B,)."""
@@ -59,5 +59,5 @@ class DPHLoss(nn.Module):
         labeled = labels.sum(1) > 0
         if not bool(labeled.any()):
             return logits.sum() * 0.0
-        similarity = pairwise_similarity(labels[labeled], self.labels[self.labeled])
+        similarity = pairwise_similarity(labels[labeled], self.labels)
         return dph_loss(relaxed[labeled], self.memory[self.labeled], similarity)

@@ -38,6 +38,14 @@ from saat.recipes.train import identity, measure, versions
 from saat.runtime import RunOptions
 from saat.training import FitOptions, fit
 
+QUERY_SIDE_FIT = {
+    "epochs": 40,
+    "batch_size": 128,
+    "learning_rate": 0.4,
+    "weight_decay": 5e-4,
+    "schedule": "one-cycle",
+    "average": 0.99,
+}
 PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": {
         "objective": "agreement",
@@ -75,27 +83,9 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "steps": 1,
         "step_size": 10 / 255,
         "mirror": True,
-        "fit": {
-            "epochs": 40,
-            "batch_size": 128,
-            "learning_rate": 0.4,
-            "weight_decay": 5e-4,
-            "schedule": "one-cycle",
-            "average": 0.99,
-        },
+        "fit": QUERY_SIDE_FIT,
     },
-    "smoothing": {
-        "defense": "query-side",
-        "noise": 0.25,
-        "fit": {
-            "epochs": 40,
-            "batch_size": 128,
-            "learning_rate": 0.4,
-            "weight_decay": 5e-4,
-            "schedule": "one-cycle",
-            "average": 0.99,
-        },
-    },
+    "smoothing": {"defense": "query-side", "noise": 0.25, "fit": QUERY_SIDE_FIT},
 }
 """Published settings (`paper` is SAAT), or our own: start from these; options given beside them win.
 
