@@ -12,7 +12,7 @@ from PIL import Image
 
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
-from saat.index.storage import create_index
+from saat.index.storage import create_index, read_index
 from saat.recipes.items import read_items
 from saat.serving import store as store_module
 from saat.serving.store import UPLOADS, Store
@@ -44,6 +44,24 @@ def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, m
     item, new = store.add(encoded(3), label=None)
     assert new
     assert [path.name for path in (tmp_path / UPLOADS).iterdir()] == [item.name]
+
+
+def test_an_upload_that_the_index_names_stays_though_its_write_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    update = store_module.update_index
+
+    def late(*arguments: Any) -> None:
+        update(*arguments)
+        raise OSError("Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "update_index", late)
+        with pytest.raises(OSError, match="Input/output error"):
+            store.add(encoded(3), label=None)
+    named = [path for path in read_index(tmp_path).metadata.column("path").to_pylist() if UPLOADS in path]
+    assert [str(path) for path in (tmp_path / UPLOADS).iterdir()] == named
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, "MPO"])

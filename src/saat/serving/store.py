@@ -16,8 +16,9 @@ from PIL import Image
 
 from saat.data.collection import Content
 from saat.data.decoding import FORMATS
+from saat.errors import DataError
 from saat.index.content import IndexContent
-from saat.index.storage import update_index
+from saat.index.storage import read_index, update_index
 from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
@@ -69,7 +70,8 @@ class Store:
             try:
                 new = self._write(change)
             except Exception:
-                path.unlink(missing_ok=True)  # the index does not name it, and each retry would leave another
+                if not self._names(path):  # else each retry would leave another image that nobody finds
+                    path.unlink(missing_ok=True)
                 raise
             number = _id_of(new, str(path))
             assert number is not None
@@ -87,6 +89,13 @@ class Store:
             self._write(lambda old: old.without(np.array([number], np.int64)))
             if path.parent == self._uploads:
                 path.unlink(missing_ok=True)
+
+    def _names(self, path: Path) -> bool:
+        """Return whether the index on the disk names an image, or may: a write can fail when its state is there."""
+        try:
+            return _id_of(read_index(self._folder), str(path)) is not None
+        except (DataError, OSError):
+            return True
 
     def _write(self, change: Callable[[IndexContent], IndexContent]) -> IndexContent:
         """Change the index on the disk, then what is searched."""
