@@ -61,7 +61,7 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
     folder = work / f"{dataset}-seed{seed}"
     name = FOLDERS[dataset].get(defense, defense.replace(", ", "-").replace(" ", "-")) + ("-quick" if quick else "")
     card = trained(folder / name, lambda: MAKERS.get(defense, hardened)(folder, folder / name, defense, seed, quick))
-    steps, precision = 5 if quick else 100, PRECISIONS.get(dataset, "auto")
+    steps = 5 if quick else 100
     encoded = cache(lambda: encoded_subject(folder / name))  # once for all attacks, if one is to run
     row: dict[str, Any] = {"dataset": dataset, "defense": defense, "seed": seed}
     for key, (short, preset) in PAPER_ATTACKS.items():
@@ -70,7 +70,6 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
             checkpoint=folder / name,
             seed=seed,
             name=defense,
-            precision=precision,
             **ATTACKS[preset] | {"steps": steps},
         )
         report = reported(config, lambda config=config: attack_subject(config, *encoded()))
@@ -83,7 +82,6 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
         steps=steps,
         seed=seed,
         name=defense,
-        precision=precision,
     )
     report = reported(suite, lambda: evaluate(suite))
     row |= {

@@ -31,7 +31,7 @@ from saat.training import FitOptions
 RESULTS = Path(__file__).parent / "results"
 ESSENTIAL: dict[str, dict[str, Any]] = {"saat-paper": PRESETS["paper"], "hag": PRESETS["hag"], "pgd": {}}
 PRECISIONS = {"corel5k": "float32"}
-"""By data set, where not `auto`: the depthwise convolutions of its network are faster in float32 on a CPU."""
+"""Of training, by data set, where not `auto`: the depthwise convolutions of its network train faster in float32."""
 OTHER_MODEL = "other model"
 # All at the same number of evaluations of the model an image, by `equal_steps`; a gradient counts as one.
 EVERY: dict[str, dict[str, Any]] = {
@@ -128,7 +128,6 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
             out=folder / f"{model}-suite",
             steps=protocol.steps,
             seed=seed,
-            precision=protocol.precision,
         )
         add_row(
             result, protocol.name, model, "suite standard", seed, reported(suite, lambda suite=suite: evaluate(suite))
@@ -179,7 +178,7 @@ def add_attacks(
     """Run attacks that have no report yet; add their rows, and write the result after each."""
     encoded = cache(lambda: encoded_subject(folder / model))  # once for all attacks, if one is to run
     for name, options in attacks.items():
-        settings = {"steps": protocol.steps, "precision": protocol.precision} | options
+        settings = {"steps": protocol.steps} | options
         settings["steps"] = min(settings["steps"], protocol.steps)
         if settings.get("surrogate") == OTHER_MODEL:
             settings["surrogate"] = [folder / ("plain" if model == "hardened" else "hardened")]

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from saat.models.folding import folded
+from saat.models.folding import DepthwiseConv2d, folded
 from saat.models.hash_model import HashModel, build_model, wrap_module
+from saat.runtime import autocast, frozen, weights_cast
 
 
 def trained_looking(backbone: str) -> HashModel:
@@ -46,3 +47,22 @@ def test_a_model_of_unknown_layers_and_one_in_training_mode_are_not_folded() -> 
     assert folded(own) is own
     training = trained_looking("resnet8").train()
     assert folded(training) is training
+
+
+def test_depthwise_convolutions_stay_in_float32_where_the_rest_is_not() -> None:
+    model = trained_looking("efficientnet_lite0")
+    lean = folded(model)
+    depthwise = [module for module in lean.modules() if isinstance(module, DepthwiseConv2d)]
+    assert len(depthwise) == 16
+    assert not any(isinstance(module, DepthwiseConv2d) for module in model.modules())
+    kinds: list[torch.dtype] = []
+    for module in depthwise:
+        module.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    cpu = torch.device("cpu")
+    with frozen(lean), weights_cast(lean, "bfloat16", cpu), autocast("bfloat16", cpu):
+        logits = lean(images)
+    assert set(kinds) == {torch.float32}
+    assert logits.dtype == torch.bfloat16
+    exact = model(images)
+    torch.testing.assert_close(logits.float(), exact, rtol=0.1, atol=0.05 * exact.abs().max().item())

@@ -170,7 +170,7 @@ def test_queries_without_a_label_stay_clean_and_shift_no_other(tiny: Path, tmp_p
     query.labels[[0, 7]] = 0
     codes = encode_subject(subject, quiet=True)
     config = EvaluateConfig(checkpoint=tiny, out=tmp_path, suite="fast", steps=4, batch_size=5, quiet=True)
-    options = suite_options(config, subject)
+    options = suite_options(config, subject, torch.device("cpu"))
     assert options is not None
     result = run_suite(options, subject, codes, torch.device("cpu"))
     labeled = (query.labels > 0).any(1)

@@ -40,7 +40,7 @@ from saat.recipes.attacker import TRAINED, Attacker, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, name_of, purified
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, derive_seed, make_generator, progress
+from saat.runtime import RunOptions, derive_seed, images_at_once, make_generator, progress
 
 FIRST = 100  # queries whose gradients are looked at before the search
 PUBLISHED: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "last": True}
@@ -92,7 +92,7 @@ class AttackConfig(RunOptions):
             patch.
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
-        batch_size: queries at a time.
+        batch_size: queries at a time; if left out 250, and fewer of large images on a CPU.
         name: what reports call this model; the name of the checkpoint's folder if left out.
     """
 
@@ -113,7 +113,7 @@ class AttackConfig(RunOptions):
     step_size: float | None = None
     restarts: int = 1
     last: bool = False
-    batch_size: int = 250
+    batch_size: int | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class AttackConfig(RunOptions):
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)
         check_at_least("step_size", 0.0 if self.step_size is None else self.step_size, 0.0)
         check_at_least("restarts", self.restarts, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.targeted and self.goal in UNTARGETED:
             raise ArgumentError(f"`targeted` needs another `goal` than {', '.join(UNTARGETED)}; got {self.goal}")
         if self.goal in SEEN_FROM_OUTSIDE and (self.search not in BLACK_BOX or self.surrogate):
@@ -231,12 +231,13 @@ def search(
     adversarial = clean.float() / 255.0
     rows = torch.arange(len(clean))[has_label(labels)]
     cost = SearchCost()
-    first = rows[: min(FIRST, config.batch_size)]
+    batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
+    first = rows[: min(FIRST, batch_size)]
     objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
     sees_gradients = config.search not in BLACK_BOX and len(first)
     vanished = vanished_share(attacker.model, adversarial[first].to(device), objective) if sees_gradients else 0.0
     began = time.perf_counter()
-    for part in progress(torch.split(rows, config.batch_size), "attack", unit="batch", quiet=config.quiet):
+    for part in progress(torch.split(rows, batch_size), "attack", unit="batch", quiet=config.quiet):
         images, wanted = adversarial[part].to(device), labels[part].to(device)
         run = attacker.attack_on(wanted)
         before = SearchCost(**vars(run.cost))
@@ -252,7 +253,8 @@ def search(
         **{name: getattr(config, name) for name in settings},
         "steps": steps,
         "step_size": step_size,
-        **{name: getattr(config, name) for name in ("restarts", "precision", "batch_size", "seed")},
+        "batch_size": batch_size,
+        **{name: getattr(config, name) for name in ("restarts", "precision", "seed")},
         "last": not config.keeps_best,
         "surrogate": [str(path) for path in config.surrogate or []],
         "seconds": time.perf_counter() - began,

@@ -33,7 +33,7 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, progress, write_text
+from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, progress, write_text
 
 WEIGHTS = (0.5, 1.0, 2.0)  # of the detector in the adaptive attacker's objective
 RATES = (0.01, 0.05)  # of false alarms
@@ -52,7 +52,7 @@ class DetectConfig(RunOptions):
         norm: of the attacks, linf or l2.
         epsilon: radius of the attacks, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         steps: gradient steps of each attack.
-        batch_size: queries at a time.
+        batch_size: queries at a time; if left out 125, and fewer of large images on a CPU.
     """
 
     out: Path
@@ -62,12 +62,12 @@ class DetectConfig(RunOptions):
     norm: str = "linf"
     epsilon: float = 8 / 255
     steps: int = 50
-    batch_size: int = 125
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         self.threat()  # the ranges of norm and epsilon are its rules
         check_at_least("steps", self.steps, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
 
     def threat(self) -> ThreatModel:
         """Return how far images may move."""
@@ -168,7 +168,8 @@ def attack_knowing(
     view: nn.Module = detector.attack_view() if weight else subject.model
     found = []
     label = f"attack, weight {weight:g}"
-    for part in progress(torch.split(rows, config.batch_size), label, unit="batch", quiet=config.quiet):
+    batch_size = config.batch_size or images_at_once(query.images.shape[-1], device, most=125)
+    for part in progress(torch.split(rows, batch_size), label, unit="batch", quiet=config.quiet):
         images = (query.images[part].float() / 255.0).to(device)
         objective = goal(subject.model, images, query.labels[part].to(device))
         if weight:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saat.attacks.threat import ThreatModel
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
@@ -24,7 +26,7 @@ from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of, purified
 from saat.recipes.suite import SuiteOptions, SuiteResult, claim_folder, run_suite
 from saat.recipes.tables import print_metrics, print_table
-from saat.runtime import RunOptions, write_text
+from saat.runtime import RunOptions, images_at_once, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class EvaluateConfig(RunOptions):
         epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         corruptions: measure queries with noise, blur and JPEG compression too, of three severities each.
         steps: gradient steps of each search of the suite.
-        batch_size: queries at a time.
+        batch_size: queries at a time; if left out 125, and fewer of large images on a CPU.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
             suite that was stopped goes on.
         name: what reports call this model; the name of the checkpoint's folder if left out.
@@ -59,14 +61,14 @@ class EvaluateConfig(RunOptions):
     norm: str = "linf"
     epsilon: float = 8 / 255
     steps: int = 100
-    batch_size: int = 125
+    batch_size: int | None = None
     out: Path | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
         ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
         check_at_least("steps", self.steps, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.purifier is not None:
             check_choice("purifier", self.purifier, PURIFIERS)
         if self.suite is not None:
@@ -88,7 +90,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     codes = encode_subject(subject, quiet=config.quiet)
     clean_codes = sign_codes(codes.query_logits)
     clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
-    options = suite_options(config, subject)
+    options = suite_options(config, subject, device)
     if options is not None:
         claim_folder(options, subject)
     measured = {str(config.checkpoint or config.model): clean}
@@ -104,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if options is None:
         return metrics
     result = run_suite(options, subject, codes, device)
-    report = write_suite(config, options.out, subject, codes, result)
+    report = write_suite(config, options, subject, codes, result)
     page = write_report([(report["name"], options.out)], options.out / "page")
     if not config.quiet:
         print_suite(report)
@@ -123,15 +125,16 @@ def measure_corruptions(subject: Subject, codes: SubjectCodes) -> dict[str, Retr
     return found
 
 
-def suite_options(config: EvaluateConfig, subject: Subject) -> SuiteOptions | None:
+def suite_options(config: EvaluateConfig, subject: Subject, device: torch.device) -> SuiteOptions | None:
     """Return what the suite needs to know; nothing without a suite."""
     if config.suite is None or config.out is None:
         return None
+    image_size = subject.splits.query.images.shape[-1]
     return SuiteOptions(
         suite=config.suite,
         threat=ThreatModel(config.norm, config.epsilon),
         steps=config.steps,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or images_at_once(image_size, device, most=125),
         precision=config.precision,
         seed=config.seed,
         out=config.out,
@@ -141,9 +144,9 @@ def suite_options(config: EvaluateConfig, subject: Subject) -> SuiteOptions | No
 
 
 def write_suite(
-    config: EvaluateConfig, out: Path, subject: Subject, codes: SubjectCodes, result: SuiteResult
+    config: EvaluateConfig, options: SuiteOptions, subject: Subject, codes: SubjectCodes, result: SuiteResult
 ) -> dict[str, Any]:
-    """Write the report of a suite and its result card to `out`, and return the report."""
+    """Write the report of a suite and its result card to its folder, and return the report."""
     outcome = Outcome(subject, codes, result.images.float() / 255.0, result.codes)
     clean, worst = outcome.measure(sign_codes(codes.query_logits)), outcome.measure(result.codes)
     white, black = result.by_kind()
@@ -175,7 +178,7 @@ def write_suite(
         "steps": config.steps,
         "surrogate": [str(path) for path in config.surrogate or []],
         "precision": config.precision,
-        "batch_size": config.batch_size,
+        "batch_size": options.batch_size,
         "seed": config.seed,
         "members": members,
         "trials": result.trials.to_json(),
@@ -185,8 +188,8 @@ def write_suite(
         "max_perturbation": result.largest_change,
     }
     name = name_of(config.name, config.checkpoint)
-    report = outcome.write(out, name=name, attack=attack, flags=flags, seed=config.seed, clean=clean)
-    write_text(out / RESULT_FILE, json.dumps(result_card(report), indent=2) + "\n")
+    report = outcome.write(options.out, name=name, attack=attack, flags=flags, seed=config.seed, clean=clean)
+    write_text(options.out / RESULT_FILE, json.dumps(result_card(report), indent=2) + "\n")
     return report
 
 
