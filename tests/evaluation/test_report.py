@@ -209,7 +209,8 @@ def test_an_l2_attack_on_a_model_of_the_users_own(tmp_path: Path):
     page, markdown = write(tmp_path / "out", make_run(tmp_path / "mine", model=model, attack=attack))
     assert "0.5 in l2" in page.text
     assert "own" in page.text
-    assert "saat attack --" not in page.text + markdown
+    assert "saat attack --out runs/again --name mine --model mine:make" in page.text
+    assert "saat attack --out runs/again --name mine --model mine:make" in markdown
 
 
 def test_runs_that_do_not_go_together_are_refused(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_attack_harden_attack_report(plain: Path, tmp_path: Path) -> None:
     assert saved["images"].shape == (40, *clean.shape[1:])
     assert saved["codes"].shape == (40, 32)
     assert report["plain"]["attack"]["max_perturbation"] <= 8 / 255 + 1e-6
+
+
+def test_the_command_of_a_report_gives_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data.name=fashion-scenes", "--data.train_size=60", "--data.query_size=20", "--data.database_size=80"]
+    options = ["--steps=3", "--epsilon=4/255", "--seed=1", "--data.split_seed=null", "--data.image_size=32"]
+    assert main(["attack", f"--model={__name__}:own_model", "--out=first", *data, *options, "--quiet=true"]) == 0
+    first = json.loads(Path("first/report.json").read_text())
+    command = next(line for line in Path("first/page/report.md").read_text().splitlines() if line.startswith("saat "))
+    assert main([*shlex.split(command)[1:], "--quiet=true"]) == 0
+    second = json.loads(Path("runs/again/report.json").read_text())
+    assert first["data"]["options"] == {
+        **{"name": "fashion-scenes", "train_size": 60, "query_size": 20, "database_size": 80, "split_seed": None},
+        "image_size": 32,
+    }
+    assert [second[key] for key in ("data", "attacked_map")] == [first[key] for key in ("data", "attacked_map")]
 
 
 def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:

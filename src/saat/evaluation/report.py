@@ -136,20 +136,19 @@ def unequal_settings(models: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     return found | ({"purifier": purifiers} if len(set(purifiers.values())) > 1 else {})
 
 
-def reproduce(report: Mapping[str, Any]) -> str | None:
-    """Return the command that makes an attack run again; None for a model that is not in a checkpoint.
+def reproduce(report: Mapping[str, Any]) -> str:
+    """Return the command that makes an attack run again.
 
     >>> attack = {"goal": "mainstay", "targeted": False, "norm": "linf", "epsilon": 8 / 255, "steps": 9, "seed": 0}
-    >>> report = {"name": "a", "model": {"checkpoint": "b c"}, "attack": attack | {"patch": 0.0}}
+    >>> report = {"name": "a", "model": {"checkpoint": "b c"}, "attack": attack | {"patch": 0.0}, "data": {}}
     >>> reproduce(report).partition(" --norm ")[2]  # no patch: the radius is that of the norm
     'linf --epsilon 8/255 --steps 9 --seed 0'
     """
-    checkpoint = report["model"]["checkpoint"]
-    if checkpoint is None:
-        return None
-    command = "evaluate" if "suite" in report["attack"] else "attack"
-    words = ["saat", command, "--checkpoint", checkpoint, "--out", "runs/again", "--name", report["name"]]
     model = report["model"]
+    words = ["saat", "evaluate" if "suite" in report["attack"] else "attack"]
+    if model["checkpoint"] is not None:
+        words += ["--checkpoint", model["checkpoint"]]
+    words += ["--out", "runs/again", "--name", report["name"]]
     if ":" in model.get("backbone", ""):  # a factory of the user's own
         words += ["--model", model["backbone"]]
     if model.get("purifier"):
@@ -157,6 +156,8 @@ def reproduce(report: Mapping[str, Any]) -> str | None:
     for setting in (*BUDGET, "precision", "batch_size", "seed"):
         if report["attack"].get(setting) not in (None, []) and (setting != "patch" or report["attack"]["patch"]):
             words += [f"--{setting}", _option(report["attack"][setting])]
+    for option, value in report["data"].get("options", {}).items():
+        words += [f"--data.{option}", "null" if value is None else _option(value)]
     return shlex.join(words)
 
 

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from saat import __version__
+from saat.data.catalog import DataOptions
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
 from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval
@@ -100,7 +101,7 @@ class Outcome:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
             "unreliable": bool(flags),
-            "data": {"name": self.subject.data.name} | splits.manifest(),
+            "data": {"name": self.subject.data.name, "options": self._data_options()} | splits.manifest(),
             "model": self.subject.about,
             "clean_map": clean.map,
             "attacked_map": attacked.map,
@@ -132,6 +133,14 @@ class Outcome:
             report["t_map_attacked"] = self.measure(self.attacked, self.targets).map
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
+
+    def _data_options(self) -> dict[str, Any]:
+        """What was asked for in place of the data of the model's card, as options of the command line."""
+        if not self.subject.data_given:
+            return {}
+        plain = DataOptions()
+        chosen = {name: value for name, value in vars(self.subject.data).items() if value != getattr(plain, name)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
     def _save_images(self, path: Path) -> None:
         content = {"images": self.adversarial.contiguous(), "codes": self.attacked}

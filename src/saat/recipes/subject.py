@@ -39,6 +39,7 @@ class Subject:
         data: the options the splits came from.
         about: what reports say of the model.
         database_model: encodes the database; `model` itself but for a checkpoint of a model for queries only.
+        data_given: whether `data` was asked for, and is not what a card says.
     """
 
     model: HashModel
@@ -46,6 +47,7 @@ class Subject:
     data: DataOptions
     about: dict[str, Any]
     database_model: HashModel
+    data_given: bool = False
 
     @cached_property
     def view(self) -> nn.Module:
@@ -77,7 +79,7 @@ def load_subject(
         own = import_model(model, image_size=splits.query.images.shape[-1])
         about = {"checkpoint": None, "backbone": model, "code_length": own.code_length, "defense": None}
         own = own.to(device).eval()
-        return Subject(own, splits, options, about, own)
+        return Subject(own, splits, options, about, own, data_given=data is not None)
     hash_model, card = load_checkpoint(checkpoint, model_factory=model)
     options = data or data_options(card.data)
     splits = load_splits(options, quiet=quiet) if data else splits_of(card, checkpoint, quiet=quiet)
@@ -95,7 +97,7 @@ def load_subject(
     }
     hash_model = hash_model.to(device)
     database_model = load_database_model(checkpoint, hash_model, card, model_factory=model).to(device)
-    return Subject(hash_model, splits, options, about, database_model)
+    return Subject(hash_model, splits, options, about, database_model, data_given=data is not None)
 
 
 def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
