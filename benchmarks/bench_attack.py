@@ -2,12 +2,13 @@
 
 python benchmarks/bench_attack.py [--quick] [--threads N] [--checkpoint DIR] [--work DIR]
 
-Both search on the same model, with all queries in one batch for all steps, in one run and in turns:
+Both search on the same model for the same queries, in one run and in turns:
 
 * published: the SAAT paper's attack as released, 100 steps of 1/255 in float32, channels first, with a backward pass
-  that reaches the weights too;
-* ours: `PGD` in precision auto and channels last, on the folded model as `saat attack` searches it, its step size
-  suited to its steps. Its rate is that of the default objective, `flips`; for the time, each of `OBJECTIVES` is tried.
+  that reaches the weights too, and all queries in one batch for all steps;
+* ours: `PGD` in precision auto and channels last, on the folded model and as many queries at a time as `saat attack`
+  takes, its step size suited to its steps. Its rate is that of the default objective, `flips`; for the time, each of
+  `OBJECTIVES` is tried.
 
 Both start from the clean image and return their last iterate. All that a search needs is in its time: the mainstay
 codes, and our pass over the clean images, which our rate does not count as an evaluation.
@@ -45,7 +46,7 @@ from saat.models.folding import folded
 from saat.models.hash_model import HashModel, build_model, encode_logits
 from saat.recipes.subject import load_subject
 from saat.recipes.train import TrainConfig, train, versions
-from saat.runtime import available_cores, fast_bfloat16, set_threads, write_text
+from saat.runtime import available_cores, fast_bfloat16, images_at_once, set_threads, write_text
 from saat.training import FitOptions
 
 RESULT = Path(__file__).parent / "results" / "attack_speed.json"
@@ -80,7 +81,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured in one setting. All queries are one batch."""
+    """How much is measured in one setting."""
 
     queries: int
     train_size: int
@@ -125,8 +126,10 @@ def our_search(
     def search(images: Tensor, labels: Tensor, steps: int) -> Tensor:
         pace = {"steps": steps, "step_size": suited_step_size(steps, epsilon)}
         attack = PGD(ThreatModel("linf", epsilon), **pace, random_start=False, precision="auto", keep_best=False)
-        goal = SemanticGoal(bank, make_objective=make_objective)
-        return attack(folded(model), images, goal(model, images, labels))
+        goal, view = SemanticGoal(bank, make_objective=make_objective), folded(model)
+        at_once = images_at_once(images.shape[-1], CPU, most=len(images))
+        parts = zip(images.split(at_once), labels.split(at_once), strict=True)
+        return torch.cat([attack(view, part, goal(view, part, wanted)) for part, wanted in parts])
 
     return search
 
