@@ -1,6 +1,6 @@
 """Robustness to what was not trained for: other radii, l2, a patch, images made on another model, corruptions.
 
-python benchmarks/bench_threats.py [--dataset cifar10] [--models plain hardened query-side] [--seeds 0] [--quick]
+python benchmarks/bench_threats.py [--dataset cifar10] [--models plain saat-as-released ...] [--seeds 0] [--quick]
 
 Attacks are APGD away from the mainstay code with 20 steps (MI-FGSM where the images are made on another model), so that
 a figure here says how models compare, not how low a strong attack goes. Starts from the checkpoints of bench_cifar10.py
@@ -23,7 +23,7 @@ from saat.recipes.evaluate import measure_corruptions
 from saat.runtime import write_text
 
 STEPS = 20
-SURROGATES = {"plain": "hardened"}  # of the others it is the plain model
+SURROGATES = {"plain": "saat-as-released"}  # of the others it is the plain model
 THREATS: dict[str, dict[str, Any]] = {
     **{f"linf {radius}/255": {"epsilon": radius / 255} for radius in (2, 4, 8, 12, 16)},
     **{f"l2 {radius}": {"norm": "l2", "epsilon": radius} for radius in (0.25, 0.5, 1.0)},
@@ -60,9 +60,8 @@ def main() -> None:
     """Measure from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="cifar10", choices=("cifar10", "corel5k"))
-    parser.add_argument(
-        "--models", nargs="+", default=["plain", "hardened", "query-side"], help="folders of checkpoints"
-    )
+    models = ["plain", "saat-as-released", "query-side"]
+    parser.add_argument("--models", nargs="+", default=models, help="folders of checkpoints")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="where the checkpoints are")
     parser.add_argument("--quick", action="store_true", help="2 steps each")

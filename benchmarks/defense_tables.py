@@ -32,7 +32,7 @@ codes alone are worth."""
 THREATS_NOTE = """\
 MAP, tie-aware; chance {}. APGD away from the mainstay code with 20 steps, so that a figure says how models compare, not
 how low a strong attack goes. The images made on another model come from MI-FGSM on the plain one, and for the plain one
-on the hardened one. `hardened` is SAAT."""
+on that of SAAT."""
 ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
 same time of training. The worst case is that of the suite `fast`."""
