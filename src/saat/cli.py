@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # OpenMP threads that spin while the other cores are busy slow everything down; torch reads this when it is imported.
@@ -18,6 +19,7 @@ import yaml
 
 from saat import __version__
 from saat.errors import SaatError
+from saat.models.checkpoint import CARD_FILE, read_card
 from saat.recipes import (
     attack,
     certify,
@@ -125,13 +127,30 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _preset_of(arguments: Sequence[str]) -> str | None:
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """Return what follows an option, or nothing where it is not given.
+
+    >>> _value_of("--out", ["--out=a"]), _value_of("--out", ["--out", "b"]), _value_of("--out", ["--output", "b"])
+    ('a', 'b', None)
+    """
     for place, argument in enumerate(arguments):
-        if argument == "--preset" and place + 1 < len(arguments):
+        if argument == option and place + 1 < len(arguments):
             return arguments[place + 1]
-        if argument.startswith("--preset="):
-            return argument.removeprefix("--preset=")
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
     return None
+
+
+def _data_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the data of the checkpoint's card as defaults, where data options change a part of it.
+
+    With `--data.name` it is other data, of which the card knows nothing.
+    """
+    checkpoint = _value_of("--checkpoint", arguments)
+    partly = any(word.startswith("--data.") for word in arguments) and _value_of("--data.name", arguments) is None
+    if checkpoint is None or not partly or not (Path(checkpoint) / CARD_FILE).exists():
+        return {}
+    return {"data": read_card(Path(checkpoint)).data}
 
 
 def usage() -> str:
@@ -161,14 +180,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = COMMANDS[words].first
     if first is not None and rest and not rest[0].startswith("-"):
         rest[0] = f"--{first}={rest[0]}"
-    parser = make_parser(_preset_of(rest), words)
+    parser = make_parser(_value_of("--preset", rest), words)
     try:
+        parser.set_defaults(_data_of(rest))
         options = parser.parse_args(rest)
         config = parser.instantiate(options)
         fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
         COMMANDS[words].run(COMMANDS[words].config(**fields))
     except SaatError as error:
         print(f"saat {words}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that is a file, a full disk
+        print(f"saat {words}: {error.strerror or error}: {error.filename}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"saat {words}: stopped; the same command goes on from what was saved", file=sys.stderr)

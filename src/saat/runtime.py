@@ -46,6 +46,7 @@ class RunOptions:
             ArgumentError: an option is out of range.
         """
         check_choice("precision", self.precision, PRECISIONS)
+        torch.backends.cudnn.allow_tf32 = False  # with 10 bits of a product, codes would depend on the device
         set_threads(self.threads)
         torch.manual_seed(derive_seed(self.seed, "start"))
         return choose_device(self.device)
@@ -194,6 +195,20 @@ def progress(
     """Return a bar over `items` with rate and end on standard error; silent when `quiet` or not on a terminal."""
     hidden = True if quiet else None  # tqdm's own rule for None: hide where standard error is no terminal
     return tqdm(items, desc=label, unit=unit, total=total, disable=hidden, dynamic_ncols=True, leave=False)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and those above it, unless it is there.
+
+    Raises:
+        ArgumentError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ArgumentError(f"`out` is a folder that can be written to; {path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -78,3 +78,20 @@ def test_errors_name_what_was_found():
 def test_an_l2_radius_is_finite_and_not_negative(epsilon: float) -> None:
     with pytest.raises(ArgumentError, match="`epsilon` is a finite l2 radius"):
         ThreatModel("l2", epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 3.0, 12.0])
+def test_large_images_stay_in_an_l2_ball_however_their_values_are_summed(epsilon: float) -> None:
+    threat = ThreatModel("l2", epsilon)
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.3 + 0.4 * torch.rand(4, 3, 224, 224, generator=generator)
+    start = clean + 0.05 * torch.randn(clean.shape, generator=generator)
+    for perturbed in (
+        threat.project(start, clean),
+        threat.project(start.contiguous(memory_format=torch.channels_last), clean),
+    ):
+        length = (perturbed.double() - clean.double()).flatten(1).norm(dim=1)
+        torch.testing.assert_close(length, torch.full_like(length, epsilon), rtol=0.0, atol=1e-6 * epsilon)
+        torch.testing.assert_close(threat.size(perturbed, clean).double(), length, rtol=1e-6, atol=0.0)
+        assert not threat.violation(perturbed, clean).any()
+    assert threat.violation(clean + 1.0001 * (perturbed - clean), clean).all()

@@ -33,6 +33,7 @@ def make_report(
     steps: int = 10,
     members: Sequence[str] = ("away-from-mainstay", "soft-ranking"),
     query: str = "q1",
+    image_size: int = 28,
     **model: Any,
 ) -> dict[str, Any]:
     """Return a report; `query` is the checksum of the queries, and `model` goes over the model's entries."""
@@ -48,6 +49,8 @@ def make_report(
             "class_names": ["a", "b"],
             "sizes": {"train": 40, "query": 12, "database": 1234},
             "checksums": {"train": "t1", "query": query, "database": "d1"},
+            "image_size": image_size,
+            "crop_border": 0,
         },
         "model": MODEL | model,
         "clean_map": clean,

@@ -103,6 +103,7 @@ def test_no_card_at_all_is_an_error(tmp_path: Path):
     "difference",
     [
         {"query": "q2"},
+        {"image_size": 64},
         {"epsilon": 4 / 255},
         {"suite": "standard"},
         {"steps": 100},

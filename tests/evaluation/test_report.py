@@ -219,6 +219,9 @@ def test_runs_that_do_not_go_together_are_refused(tmp_path: Path):
     other = make_run(tmp_path / "other", data=data | {"checksums": {"train": "t", "query": "q", "database": "x"}})
     with pytest.raises(ArgumentError, match="the database of other and plain differ"):
         report.combine_reports([("plain", plain), ("other", other)])
+    cut = make_run(tmp_path / "cut", data=data | {"image_size": 8, "crop_border": 2})
+    with pytest.raises(ArgumentError, match="images cut alike; image_size, crop_border of cut and plain"):
+        report.combine_reports([("plain", plain), ("cut", cut)])
     with pytest.raises(ArgumentError, match="distinct names"):
         report.combine_reports([("plain", plain), ("plain", plain)])
     with pytest.raises(ArgumentError, match="1 to 6"):

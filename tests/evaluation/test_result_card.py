@@ -30,6 +30,8 @@ def test_a_card_holds_the_claim_and_no_place_on_the_machine():
             "name": "made-up",
             "sizes": {"train": 40, "query": 12, "database": 1234},
             "checksums": {"train": "t1", "query": "q1", "database": "d1"},
+            "image_size": 28,
+            "crop_border": 0,
         },
         "model": {
             "checkpoint": "hard",

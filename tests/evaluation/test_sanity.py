@@ -68,6 +68,16 @@ def test_fewer_codes_than_half_the_classes_are_a_collapse():
     assert "9 distinct" in flag.message
 
 
+def test_no_more_codes_are_asked_for_than_there_are():
+    metrics = measured(0.5, classes=20)
+    assert sanity.collapsed_codes(replace(metrics, distinct_codes=4, code_length=2)) is None
+
+
+def test_one_query_leads_nobody():
+    values = torch.tensor([0.9])
+    assert sanity.black_box_wins({"apgd": values}, {"square": values - 0.5}) is None
+
+
 def test_random_codes_are_at_chance():
     flag = sanity.clean_at_chance(measured(1e6))
     assert flag is not None

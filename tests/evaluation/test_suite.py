@@ -132,6 +132,9 @@ def test_suites_name_members_and_soft_ranking_comes_after_those_it_starts_from()
         assert set(members) <= MEMBERS.keys()
         assert len(set(members)) == len(members)
         assert members.index("soft-ranking") > 0 if "soft-ranking" in members else True
+        # What starts from the images of a black box would pass for as strong as it.
+        seen = members[members.index("soft-ranking") :] if "soft-ranking" in members else ()
+        assert set(BLACK_BOX) & set(members) <= set(seen)
     assert set(SUITES["full"]) == MEMBERS.keys()
     assert set(BLACK_BOX) <= MEMBERS.keys()
 

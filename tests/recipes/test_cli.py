@@ -87,11 +87,46 @@ def test_the_command_of_a_report_gives_the_same_report(tmp_path: Path, monkeypat
     assert [second[key] for key in ("data", "attacked_map")] == [first[key] for key in ("data", "attacked_map")]
 
 
+def test_some_data_options_beside_a_checkpoint_leave_the_others_as_its_card_says(plain: Path, tmp_path: Path) -> None:
+    words = ["evaluate", f"--checkpoint={plain}", f"--out={tmp_path}", "--quiet=true"]
+    assert main([*words, "--data.query_size=30"]) == 0
+    assert_sizes(tmp_path, queries=30, database=300)  # of the card; the set has more
+    assert main([*words, "--data.name=fashion", "--data.query_size=20", "--data.database_size=70"]) == 0
+    assert_sizes(tmp_path, queries=20, database=70)
+
+
+def assert_sizes(folder: Path, **sizes: int) -> None:
+    found = json.loads((folder / "metrics.json").read_text())
+    assert {name: found[name] for name in sizes} == sizes
+
+
 def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     words = ["attack", f"--checkpoint={plain}", f"--out={tmp_path}", "--targeted=true", "--steps=20", "--quiet=true"]
     assert main(words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
+
+
+def test_no_item_for_a_target_gets_an_answer(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = lambda labels, *_, **__: torch.zeros_like(labels)  # noqa: E731
+    monkeypatch.setattr("saat.recipes.attack.draw_targets", none)
+    assert main(["attack", f"--checkpoint={plain}", f"--out={tmp_path}", "--targeted=true", "--quiet=true"]) == 2
+    assert "needs items without any label of a query, as targets; got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["attack", "evaluate", "detect", "plant"])
+def test_an_out_that_is_a_file_gets_an_answer(
+    command: str, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    more = ["--label=Trouser"] if command == "plant" else []
+    words = [command, f"--checkpoint={plain}", f"--out={tmp_path / 'file'}", "--quiet=true", *more]
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert "File exists" in printed
+    assert "Traceback" not in printed
 
 
 def test_evaluate_a_model_of_ones_own(tmp_path: Path) -> None:

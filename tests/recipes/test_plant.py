@@ -6,6 +6,7 @@ import torch
 
 from saat.cli import main
 from saat.recipes.plant import found_shares
+from saat.recipes.subject import load_subject
 
 
 def codes(*rows: tuple[int, ...]) -> torch.Tensor:
@@ -41,3 +42,13 @@ def test_an_unknown_label_lists_the_near_ones(tiny: Path, tmp_path: Path, capsys
     words = ["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trousers", "--quiet=true"]
     assert main(words) == 2
     assert "did you mean 'Trouser'?" in capsys.readouterr().err
+
+
+def test_a_label_that_no_train_item_has_gets_an_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    splits = load_subject(tiny, None, None, device=torch.device("cpu"), quiet=True)
+    splits.splits.train.labels[:, 1] = 0
+    monkeypatch.setattr("saat.recipes.plant.load_subject", lambda *_, **__: splits)
+    assert main(["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trouser", "--quiet=true"]) == 2
+    assert "`label` is one that a train item has; no train item has Trouser" in capsys.readouterr().err

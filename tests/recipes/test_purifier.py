@@ -69,6 +69,7 @@ def test_a_suite_sees_no_vanished_gradients_and_a_purifier_is_part_of_the_run(
     monkeypatch.setattr("saat.evaluation.trials.RADII", ())
     monkeypatch.setattr("saat.evaluation.trials.SWEEP_STEPS", (1, 2))
     words = ["evaluate", f"--checkpoint={tiny}", f"--out={tmp_path}", "--suite=fast", "--steps=2", "--quiet=true"]
+    words += ["--batch_size=8"]
     assert main([*words, "--purifier=resize-pad"]) == 0
     report = report_of(tmp_path)
     trials = report["attack"]["trials"]
@@ -78,6 +79,12 @@ def test_a_suite_sees_no_vanished_gradients_and_a_purifier_is_part_of_the_run(
     assert main([*words, "--purifier=resize-pad"]) == 0  # its members are there
     assert torch.equal(load_file(tmp_path / "adversarial.safetensors")["codes"], saved["codes"])
     assert report_of(tmp_path)["attacked_map"] == report["attacked_map"]
+    parts = sorted((tmp_path / "members").glob("fast-*.safetensors"))
+    before = {path: load_file(path)["images"] for path in parts if "trials" not in path.name}
+    for path in parts[1::2]:
+        path.unlink()
+    assert main([*words, "--purifier=resize-pad"]) == 0  # draws do not depend on what ran in this process
+    assert all(torch.equal(load_file(path)["images"], images) for path, images in before.items())
     assert main([*words, "--purifier=bit-depth"]) == 2
     assert "purifier: 'resize-pad' there, 'bit-depth' now" in capsys.readouterr().err
 

@@ -196,6 +196,7 @@ def test_queries_without_a_label_stay_clean_and_shift_no_other(tiny: Path, tmp_p
         (["--suite=fast", "--out=y", "--steps=0"], "`steps` is at least 1; got 0"),
         (["--suite=fast", "--out=y", "--batch_size=0"], "`batch_size` is at least 1; got 0"),
         (["--suite=fast", "--out=y", "--norm=l1"], "`norm` is one of l2, linf; got 'l1'"),
+        (["--suite=fast", "--out=y", "--surrogate=[z]"], "`surrogate` is for `suite` full"),
     ],
 )
 def test_mistakes_get_an_answer(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,3 +232,10 @@ def test_another_model_of_the_same_weights_is_another_run(
 def test_a_suite_in_linf_needs_a_gray_level(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tiny, tmp_path, "--epsilon=0.5/255")) == 2
     assert "`epsilon` of a suite in linf is at least 1/255" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short_trials")
+def test_images_cut_otherwise_are_another_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tiny, tmp_path, "--steps=2")) == 0
+    assert main(words(tiny, tmp_path, "--steps=2", "--data.crop_border=4")) == 2
+    assert "crop_border: 0 there, 4 now" in capsys.readouterr().err

@@ -57,8 +57,8 @@ def _prototype(options: GoalOptions) -> Goal:
 GOALS: Mapping[str, Callable[[GoalOptions], Goal]] = {
     "mainstay": partial(_semantic, mainstay_codes),
     "center": partial(_semantic, center_codes),
-    "anchor": partial(_semantic, anchor_codes),
-    "point": partial(_semantic, partial(anchor_codes, members=1)),
+    "anchor": lambda o: _semantic(partial(anchor_codes, seed=o.seed), o),
+    "point": lambda o: _semantic(partial(anchor_codes, members=1, seed=o.seed), o),
     "prototype": _prototype,
     "relevant-codes": lambda o: SdhaGoal(o.bank, o.targeted),
     "own-code": lambda o: OwnCodeGoal(o.make_objective),
@@ -70,6 +70,8 @@ LAST_ONLY = ("relevant-codes",)
 """Goals whose objective, away, is lowest on the clean image: only the last iterate of a search is an attack."""
 SEEN_FROM_OUTSIDE = ("returned-ids",)
 """Goals that know nothing but what a search service returns: the model is a `SearchView`, without a gradient."""
+OF_THEIR_OWN = (*LAST_ONLY, *SEEN_FROM_OUTSIDE)
+"""Goals whose objective is a part of them; they take no other."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class SearchOptions:
         relaxed: the objective works on relaxed codes, so that the papers' schedule of sharpness applies.
         keep_best: return the best iterate, not the last.
         precision: see `runtime.autocast`.
+        sigma: how far to look for a gradient that is estimated, in pixel units.
     """
 
     threat: Threat
@@ -93,6 +96,7 @@ class SearchOptions:
     relaxed: bool
     keep_best: bool
     precision: str
+    sigma: float = 0.001
 
     @property
     def sharpness(self) -> tuple[float, ...]:
@@ -153,7 +157,7 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
     "adam": _adam,
     **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
     "square": _square,
-    "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, precision=o.precision),
+    "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, sigma=o.sigma, precision=o.precision),
 }
 BLACK_BOX = ("square", "nes")
 """Searches that need no gradient."""

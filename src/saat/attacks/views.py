@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from saat.attacks.goals import clean_logits_of
 from saat.errors import ArgumentError, check_at_least
 from saat.hamming import hamming_distances, sign_codes
-from saat.runtime import make_generator
+from saat.runtime import derive_seed, make_generator
 from saat.types import CodeObjective
 
 MAX_ID = 2**24  # float32, in which objectives see ids, holds every integer up to here
@@ -249,3 +249,10 @@ class EotView(nn.Module):
         self.passes += 1
         draws = [self.model(self.transform(images, generator)) for _ in range(self.samples)]
         return torch.stack(draws).mean(0)
+
+
+def restart_draws(model: nn.Module, *parts: int | str) -> None:
+    """Let every `EotView` in `model` draw from now on as a new one does whose seed follows from `parts`."""
+    for module in model.modules():
+        if isinstance(module, EotView):
+            module.seed, module.passes = derive_seed(*parts), 0

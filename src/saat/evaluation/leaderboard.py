@@ -12,7 +12,7 @@ from typing import Any
 from saat import __version__
 from saat.errors import DataError, check_folder
 from saat.evaluation.report import page_environment, surviving_share
-from saat.evaluation.result_card import RESULT_FILE, Card, read_result_card
+from saat.evaluation.result_card import FRAME, RESULT_FILE, Card, read_result_card
 from saat.runtime import write_text
 
 OTHER_FILES = ("card.json", "leaderboard.json", "metrics.json", "report.json", "suite.json")
@@ -102,7 +102,7 @@ def _comparable(card: Card) -> Hashable:
     data, threat = card["dataset"], card["threat"]
     checksums = (data["checksums"]["query"], data["checksums"]["database"])
     attack = (threat["norm"], threat["epsilon"], card["suite"], tuple(sorted(card["members"])), card["steps"])
-    return (data["name"], checksums, attack)
+    return (data["name"], checksums, *(data.get(key) for key in FRAME), attack)
 
 
 def _group(cards: Sequence[Card]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from saat import __version__
 from saat.errors import ArgumentError, DataError
 from saat.evaluation.charts import COLORS, distance_chart, precision_recall_chart
+from saat.evaluation.result_card import FRAME
 from saat.runtime import write_text
 
 Report = dict[str, Any]
@@ -51,6 +52,11 @@ def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
                 raise ArgumentError(
                     f"`runs` have the same queries and database; the {split} of {name} and {first} differ"
                 )
+        cuts = [[each["data"].get(key) for key in FRAME] for each in (report, reports[first])]
+        if cuts[0] != cuts[1]:
+            raise ArgumentError(
+                f"`runs` have images cut alike; {', '.join(FRAME)} of {name} and {first} are {cuts[0]} and {cuts[1]}"
+            )
     return {**reports, CHANCE: reports[first][CHANCE]}
 
 
@@ -170,9 +176,9 @@ def describe(attack: Mapping[str, Any]) -> str:
     if "suite" in attack:
         what = f"suite {attack['suite']} (the worst of {', '.join(attack['members'])} for each query)"
         return f"{what}, epsilon {strength(attack)}, {attack['steps']} steps a search, seed {attack['seed']}"
-    aim = (
-        f"{'targeted' if attack['targeted'] else 'untargeted'}, goal {attack['goal']}, objective {attack['objective']}"
-    )
+    aim = f"{'targeted' if attack['targeted'] else 'untargeted'}, goal {attack['goal']}"
+    if attack["objective"]:
+        aim += f", objective {attack['objective']}"
     place = f", made on {', '.join(attack['surrogate'])}" if attack.get("surrogate") else ""
     steps, restarts = (f"{attack[name]} {name[:-1] if attack[name] == 1 else name}" for name in ("steps", "restarts"))
     search = f"{steps}{_stride(attack)}, {restarts}, seed {attack['seed']}"

@@ -19,6 +19,8 @@ Card = dict[str, Any]
 RESULT_FILE = "result.json"
 LARGEST_FILE = 1 << 20  # bytes; a card has a few thousand
 ROUNDING = 1e-6
+FRAME = ("image_size", "crop_border")
+"""Entries of a data set that say how its images were cut; cards of older versions lack them."""
 
 
 def result_card(report: Mapping[str, Any]) -> Card:
@@ -34,7 +36,7 @@ def result_card(report: Mapping[str, Any]) -> Card:
         "name": report["name"],
         "unreliable": report["unreliable"],
         "flags": [flag["name"] for flag in report["flags"]],
-        "dataset": {key: report["data"][key] for key in ("name", "sizes", "checksums")},
+        "dataset": {key: report["data"].get(key) for key in ("name", "sizes", "checksums", *FRAME)},
         "model": without_paths(report["model"]),
         "threat": {"norm": attack["norm"], "epsilon": attack["epsilon"]},
         "suite": attack["suite"],

@@ -36,7 +36,7 @@ class Flag:
 def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
     """Flag a database that has fallen onto a few codes: a constant code scores chance under every attack."""
     groups = 1.0 / clean.relevant_share if clean.relevant_share > 0 else 1.0
-    enough = max(2.0, MIN_CODES_PER_GROUP * groups)
+    enough = min(max(2.0, MIN_CODES_PER_GROUP * groups), 2.0**clean.code_length)
     if clean.distinct_codes >= enough and clean.bit_entropy >= MIN_BIT_ENTROPY:
         return None
     found = f"{clean.distinct_codes} distinct database codes, mean bit entropy {clean.bit_entropy:.3f}"
@@ -145,9 +145,9 @@ def large_radius_above_chance(radii: Mapping[float, Tensor], chance: Tensor) -> 
 
 
 def _above(higher: Tensor, lower: Tensor) -> bool:
-    """Return whether `higher` leads `lower`, query by query, by more than noise."""
+    """Return whether `higher` leads `lower`, query by query, by more than noise; of a single query nobody knows."""
     lead = higher - lower
-    return lead.mean().item() > NOISE * standard_error(lead) + 1e-9
+    return len(lead) > 1 and lead.mean().item() > NOISE * standard_error(lead) + 1e-9
 
 
 def find_flags(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from saat.attacks.catalog import (
     EVERYWHERE,
     GOALS,
     LAST_ONLY,
+    OF_THEIR_OWN,
     RESTARTING,
     SEARCHES,
     SEEN_FROM_OUTSIDE,
@@ -27,6 +29,7 @@ from saat.attacks.catalog import (
 )
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
+from saat.attacks.views import restart_draws
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
@@ -40,7 +43,7 @@ from saat.recipes.attacker import TRAINED, Attacker, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, name_of, purified
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, derive_seed, images_at_once, make_generator, progress
+from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, make_generator, progress
 
 FIRST = 100  # queries whose gradients are looked at before the search
 PUBLISHED: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "last": True}
@@ -124,7 +127,8 @@ class AttackConfig(RunOptions):
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("search", self.search, (*SEARCHES, *TRAINED))
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)
-        check_at_least("step_size", 0.0 if self.step_size is None else self.step_size, 0.0)
+        if self.step_size is not None and not 0.0 <= self.step_size < math.inf:
+            raise ArgumentError(f"`step_size` is at least 0.0, and finite; got {self.step_size}")
         check_at_least("restarts", self.restarts, 1)
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.targeted and self.goal in UNTARGETED:
@@ -188,6 +192,7 @@ class AttackConfig(RunOptions):
 def attack(config: AttackConfig) -> dict[str, Any]:
     """Attack by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
+    make_folder(config.out)  # before the search, which would be lost
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     return attack_subject(config, subject, encode_subject(subject, quiet=config.quiet), device)
@@ -231,26 +236,32 @@ def search(
     adversarial = clean.float() / 255.0
     rows = torch.arange(len(clean))[has_label(labels)]
     cost = SearchCost()
+    if not len(rows):
+        needed = "items without any label of a query, as targets" if config.targeted else "queries with a label"
+        raise ArgumentError(f"this attack needs {needed}; got none")
     batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
     first = rows[: min(FIRST, batch_size)]
     objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
-    sees_gradients = config.search not in BLACK_BOX and len(first)
+    sees_gradients = config.search not in BLACK_BOX
+    restart_draws(attacker.model, config.seed, "first look")
     vanished = vanished_share(attacker.model, adversarial[first].to(device), objective) if sees_gradients else 0.0
     began = time.perf_counter()
     for part in progress(torch.split(rows, batch_size), "attack", unit="batch", quiet=config.quiet):
         images, wanted = adversarial[part].to(device), labels[part].to(device)
         run = attacker.attack_on(wanted)
         before = SearchCost(**vars(run.cost))
+        restart_draws(attacker.model, config.seed, "attack", int(part[0]))
         objective = attacker.objective_of(images, wanted)
         found = run(attacker.model, images, objective, seed=derive_seed(config.seed, int(part[0])))
         adversarial[part] = found.cpu()
         cost += run.cost.since(before)
     change = config.threat().size(adversarial, clean.float() / 255.0)
-    settings = ("search", "goal", "objective", "targeted", "norm", "epsilon", "patch")
+    settings = ("search", "goal", "targeted", "norm", "epsilon", "patch")
     steps, step_size = config.pace()
     return adversarial, {
         "name": config.search,
         **{name: getattr(config, name) for name in settings},
+        "objective": None if config.goal in OF_THEIR_OWN else config.objective,
         "steps": steps,
         "step_size": step_size,
         "batch_size": batch_size,

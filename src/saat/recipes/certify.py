@@ -141,6 +141,7 @@ def claim_folder(config: CertifyConfig, subject: Subject) -> None:
         "weights": weights_checksum(subject.model),
         "database_weights": weights_checksum(subject.database_model),
         "checksums": subject.splits.manifest()["checksums"],
+        **subject.frame,
     }
     claim(config.out / STATE_FILE, identity)
 

@@ -33,7 +33,7 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, progress, write_text
+from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, make_folder, progress, write_text
 
 WEIGHTS = (0.5, 1.0, 2.0)  # of the detector in the adaptive attacker's objective
 RATES = (0.01, 0.05)  # of false alarms
@@ -103,6 +103,7 @@ class Scored:
 def detect(config: DetectConfig) -> dict[str, Any]:
     """Calibrate and measure by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
+    make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     query = subject.splits.query
     rows = torch.nonzero(has_label(query.labels)).flatten()

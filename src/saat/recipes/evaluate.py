@@ -71,6 +71,8 @@ class EvaluateConfig(RunOptions):
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.purifier is not None:
             check_choice("purifier", self.purifier, PURIFIERS)
+        if self.surrogate and self.suite != "full":
+            raise ArgumentError(f"`surrogate` is for `suite` full, whose member transfer uses it; got {self.suite}")
         if self.suite is not None:
             check_choice("suite", self.suite, SUITES)
             if self.norm == "linf" and self.epsilon < 1 / 255:

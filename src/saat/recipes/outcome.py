@@ -101,7 +101,12 @@ class Outcome:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
             "unreliable": bool(flags),
-            "data": {"name": self.subject.data.name, "options": self._data_options()} | splits.manifest(),
+            "data": {
+                "name": self.subject.data.name,
+                "options": self._data_options(),
+                **self.subject.frame,
+                **splits.manifest(),
+            },
             "model": self.subject.about,
             "clean_map": clean.map,
             "attacked_map": attacked.map,
@@ -138,8 +143,8 @@ class Outcome:
         """What was asked for in place of the data of the model's card, as options of the command line."""
         if not self.subject.data_given:
             return {}
-        plain = DataOptions()
-        chosen = {name: value for name, value in vars(self.subject.data).items() if value != getattr(plain, name)}
+        plain, data = DataOptions(), self.subject.data
+        chosen = {name: value for name, value in vars(data).items() if name == "name" or value != getattr(plain, name)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
     def _save_images(self, path: Path) -> None:

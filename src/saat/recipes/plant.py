@@ -25,7 +25,7 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, make_generator, write_text
+from saat.runtime import RunOptions, atomic_write, derive_seed, make_folder, make_generator, write_text
 
 TOP = (10, 100)
 
@@ -71,6 +71,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     all of the label's train items on average, or away from their mainstay code.
     """
     device = config.start()
+    make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     splits = subject.splits
     check_choice("label", config.label, splits.class_names)
@@ -79,6 +80,8 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     queries = splits.query.labels[:, label] > 0
     if not bool(queries.any()):
         raise ArgumentError(f"`label` is one that a query has; no query has {config.label}")
+    if not bool((splits.train.labels[:, label] > 0).any()):
+        raise ArgumentError(f"`label` is one that a train item has; no train item has {config.label}")
     codes = encode_subject(subject, quiet=config.quiet)
     bank = CodeBank(codes.train.to(device), splits.train.labels.to(device))
     clean = splits.database.images[rows].float() / 255.0

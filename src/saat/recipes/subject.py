@@ -49,6 +49,11 @@ class Subject:
     database_model: HashModel
     data_given: bool = False
 
+    @property
+    def frame(self) -> dict[str, int]:
+        """How the images were cut, which checksums of their files do not tell."""
+        return {"image_size": self.splits.query.images.shape[-1], "crop_border": self.data.crop_border}
+
     @cached_property
     def view(self) -> nn.Module:
         """What attacks search: the model, folded, or, behind a purifier, what an adaptive attacker sees of it."""

@@ -18,6 +18,7 @@ from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.attacks.universal import fit_universal
+from saat.attacks.views import restart_draws
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.errors import SaatError
@@ -141,14 +142,14 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         better = rows[metrics.average_precision < lowest]
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)
-    everything = batch_of(rows, worst_images)
-    trials = _trials(options, subject, batch_of(rows[:TRIAL_QUERIES], worst_images))
+    first = batch_of(rows[:TRIAL_QUERIES], worst_images)
+    trials = _trials(options, subject, first)
     return SuiteResult(
         images=worst_images,
         codes=worst,
         members=members,
         trials=trials,
-        any_code_map=_any_code_map(everything.deployment, worst[rows].to(device), everything.labels),
+        any_code_map=_any_code_map(first.deployment, worst[rows].to(device), query.labels[rows].to(device)),
         largest_change=_verified(options.threat, worst_images, query.images),
     )
 
@@ -207,6 +208,7 @@ def claim_folder(options: SuiteOptions, subject: Subject) -> None:
         "purifier": subject.about.get("purifier"),
         "surrogates": [weights_checksum(other.model) for other in options.surrogates],
         "checksums": subject.splits.manifest()["checksums"],
+        **subject.frame,
     }
     claim(options.out / FIRST_STATE, identity)
 
@@ -218,6 +220,7 @@ def _member_on(
     path = options.out / "members" / f"{options.suite}-{name}-{number:05d}.safetensors"
     if not path.exists():
         began = time.perf_counter()
+        restart_draws(batch.model, options.seed, name, number)  # whatever ran before, or did not since it has its file
         found, cost = MEMBERS[name](batch)
         exact = sign_codes(encode_logits(model, found.cpu(), label="", quiet=True))
         content = {
@@ -235,6 +238,7 @@ def _trials(options: SuiteOptions, subject: Subject, batch: SuiteBatch) -> Trial
     """Return the trials of the first queries, from their file if they have run before."""
     path = options.out / "members" / f"{options.suite}-trials.safetensors"
     if not path.exists():
+        restart_draws(batch.model, options.seed, "trials")
         stable = instability(subject.model, batch.images)  # of the model itself, not of a view
         save_trials(path, replace(run_trials(batch), instability=stable))
     return load_trials(path)
@@ -272,6 +276,6 @@ def _verified(threat: ThreatModel, images: Tensor, clean: Tensor) -> float:
     """Return the largest change of the images as they are saved; it is within the threat model, or saat is broken."""
     change = threat.size(images.float() / 255.0, clean.float() / 255.0)
     largest = float(change.max()) if len(change) else 0.0
-    if largest > threat.epsilon + 1e-6:
+    if largest > threat.epsilon + threat.tolerance:
         raise SaatError(f"saved images leave the threat model {threat}, by {largest}: please report this")
     return largest
