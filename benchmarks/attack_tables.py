@@ -49,6 +49,8 @@ def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
                         f"{same[0]['model_evaluations']:,}",
                     ]
                 )
+                if "any_code_map" in same[0]:
+                    table.append([model, "any code", "", spread([row["any_code_map"] for row in same]), "", ""])
         columns = ("model", "attack", "flags", "MAP", "MAP@5000", "model evaluations")
         chance = spread([row["chance_map"] for row in rows if row["dataset"] == dataset][:1])
         seconds = {
