@@ -38,7 +38,7 @@ together: a model at or under chance is not robust. MAP is tie-aware over the wh
 convention. Figures are means over seeds, with the smallest and the largest in parentheses where there are several. One
 attack is an upper bound on robustness; `suite standard` is the worst case of each query over five. `any code` is the
 lowest MAP found for codes, whether an image can reach them or not: no attack takes more. On Corel5k it leaves the suite
-room for 17 % under the SAAT attack on the hardened model, of which it takes 13; on CIFAR-10 it takes 20.
+room for 17 % under the SAAT attack on the hardened model, of which it takes 13; on CIFAR-10 it takes 18.
 
 The published functions, on the CIFAR-10 protocol here with one seed on CPU, gave: clean MAP@5000 0.833; 0.0002 under
 their PGD-100 mainstay attack, 0.0014 under HAG; after SAAT clean 0.325, attacked 0.184 (chance 0.10), with 641 s of
