@@ -50,8 +50,9 @@ def l2(perturbed: Tensor, clean: Tensor) -> Tensor:
     >>> l2(torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, 3, 2, 2)).square().tolist()
     [3.0]
     """
-    length: Tensor = torch.linalg.vector_norm(_flat_change(perturbed, clean), dim=1)
-    return length
+    change = _flat_change(perturbed, clean)
+    length: Tensor = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)  # float32 loses digits over many values
+    return length.to(change.dtype)
 
 
 def psnr(perturbed: Tensor, clean: Tensor) -> Tensor:

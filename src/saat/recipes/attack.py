@@ -75,7 +75,7 @@ class AttackConfig(RunOptions):
         out: folder of the results.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
-        data: other data than that of the checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         purifier: in front of the model, for queries and database: jpeg, bit-depth, resize-pad, total-variation or
             comdefend. The attack goes through it.
         goal: where to: away from mainstay (the code of the query's labels), center (CgAT's), relevant-codes (SDHA's),

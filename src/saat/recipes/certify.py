@@ -52,7 +52,7 @@ class CertifyConfig(RunOptions):
         out: folder for report.json and the votes. A run that was stopped goes on there.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
-        data: other data than that of the checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         sigma: standard deviation of the noise, in units of the pixel range [0, 1].
         samples: noisy copies of a query that bound its votes; 100 more choose the bits.
         radii: l2 radii of the flattened change, in units of the pixel range [0, 1].

@@ -48,7 +48,7 @@ class DetectConfig(RunOptions):
         out: folder for report.json, roc.svg, the attacked queries and the detector.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
-        data: other data than that of the checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         norm: of the attacks, linf or l2.
         epsilon: radius of the attacks, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         steps: gradient steps of each attack.

@@ -36,7 +36,7 @@ class EvaluateConfig(RunOptions):
     Args:
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
-        data: other data than that of the checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         purifier: in front of the model, for queries and database: jpeg, bit-depth, resize-pad, total-variation or
             comdefend. A suite attacks through it.
         suite: fast, standard, paper (the published attacks) or full (all of them); none measures clean queries only.

@@ -38,7 +38,7 @@ class PlantConfig(RunOptions):
         out: folder for report.json and the images.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
-        data: other data than that of the checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         label: name of the label whose queries are chosen.
         hide: hide items of the label from its queries, instead of showing them items of other labels.
         count: how many database images are changed, each planted alone; drawn by the seed.
