@@ -51,7 +51,7 @@ def l2(perturbed: Tensor, clean: Tensor) -> Tensor:
     [3.0]
     """
     change = _flat_change(perturbed, clean)
-    length: Tensor = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)  # float32 loses digits over many values
+    length: Tensor = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)  # float32 loses digits
     return length.to(change.dtype)
 
 
