@@ -182,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest[0] = f"--{first}={rest[0]}"
     parser = make_parser(_value_of("--preset", rest), words)
     try:
-        parser.set_defaults(_data_of(rest))
+        if "data" in COMMANDS[words].config.__dataclass_fields__:
+            parser.set_defaults(_data_of(rest))
         options = parser.parse_args(rest)
         config = parser.instantiate(options)
         fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}

@@ -95,6 +95,15 @@ def test_some_data_options_beside_a_checkpoint_leave_the_others_as_its_card_says
     assert_sizes(tmp_path, queries=20, database=70)
 
 
+def test_data_options_of_a_command_that_has_none_get_an_answer(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["harden", f"--checkpoint={plain}", f"--out={tmp_path}", "--data.query_size=30"])
+    assert stopped.value.code == 2
+    assert "--data.query_size" in capsys.readouterr().err
+
+
 def assert_sizes(folder: Path, **sizes: int) -> None:
     found = json.loads((folder / "metrics.json").read_text())
     assert {name: found[name] for name in sizes} == sizes
