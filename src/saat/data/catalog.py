@@ -64,7 +64,7 @@ class DataOptions:
         query_size: images of the query split; 0 for all.
         database_size: images of the database; 0 for all.
         train_in_database: whether train images are part of the database, where the set does not fix it.
-        split_seed: draws the splits; none takes the first images, in the order of the set.
+        split_seed: draws the splits; null takes the first images, in the order of the set.
         download: let torchvision fetch its sets.
     """
 
