@@ -37,13 +37,10 @@ Made by `benchmarks/make_results.py` from the files in `benchmarks/results/`. Cl
 together: a model at or under chance is not robust. MAP is tie-aware over the whole ranking; MAP@5000 is the papers'
 convention. Figures are means over seeds, with the smallest and the largest in parentheses where there are several. One
 attack is an upper bound on robustness; `suite standard` is the worst case of each query over five. `any code` is the
-lowest MAP found for codes, whether an image can reach them or not: no attack takes more. On Corel5k it leaves the suite
-room for 17 % under the SAAT attack on the hardened model, of which it takes 13; on CIFAR-10 it takes 18.
+lowest MAP found for codes by greedy bit flips, whether an image can reach them or not: what lies between it and an
+attack is the room that a stronger one may have. On Corel5k that is little.
 
-The published functions, on the CIFAR-10 protocol here with one seed on CPU, gave: clean MAP@5000 0.833; 0.0002 under
-their PGD-100 mainstay attack, 0.0014 under HAG; after SAAT clean 0.325, attacked 0.184 (chance 0.10), with 641 s of
-hardening. Their hardening has no momentum; ours has 0.9. Ours took 562 s on two cores, the one time that it ran alone
-(CIFAR-10, seed 0); the other times are those of a machine at work.
+Hardening as released has no momentum; `hardened` on CIFAR-10 has 0.9. Times are those of a machine that had other work.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.

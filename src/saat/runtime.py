@@ -177,8 +177,8 @@ def as_channels_last(images: Tensor) -> Tensor:
 def images_at_once(image_size: int, device: torch.device, *, most: int) -> int:
     """Return how many images to differentiate at a time: `most`, and fewer on a CPU if they are larger than 32 pixels.
 
-    What a network keeps of each image for the way back then stays in the cache, which makes a search up to twice as
-    fast, and 224 pixels fit a laptop's memory. Below 16 the weights are read too often.
+    What a network keeps of each image for the way back then stays in the cache, and 224 pixels fit a laptop's memory.
+    Below 16 the weights are read too often.
 
     >>> cpu = torch.device("cpu")
     >>> [images_at_once(side, cpu, most=250) for side in (28, 32, 64, 224)]
