@@ -159,7 +159,7 @@ def on_cores(cores: list[int]) -> Iterator[dict[str, str]]:
 @contextmanager
 def served(index: Path, checkpoint: Path, cores: list[int], log: Path, *more: str) -> Iterator[Server]:
     """Start the server on a free port; it ends with the block."""
-    words = [sys.executable, "-m", "saat.cli", "serve", f"--index={index}", f"--checkpoint={checkpoint}", "--port=0"]
+    words = [sys.executable, "-m", "saat", "serve", f"--index={index}", f"--checkpoint={checkpoint}", "--port=0"]
     words += ["--rate=0", *more]
     with on_cores(cores) as environment, log.open("w") as errors:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)

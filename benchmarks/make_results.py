@@ -25,7 +25,8 @@ The aim was 100: NumPy's vectorized sort leaves the loop too little to lose for 
 ATTACKS_NOTE = """\
 Evaluations a second, and time to the MAP at which 100 steps of the published loop end, on the CIFAR-10 model of seed 0
 that SAAT hardened as released (250 queries) and a random AlexNet with a trained hash layer at 224 px (32 queries), on a
-quiet machine. The aims were 3 and 20. AlexNet is mostly matrix products, where bfloat16 gains 2.5 here."""
+quiet machine. The aims were 3 and 20. AlexNet misses the first: nearly all of its time goes to convolutions and matrix
+products, which bfloat16 speeds up by no more than this here."""
 HARDENING_NOTE = """\
 Time of query-side training over that of SAAT for 8 epochs, as the published loop runs it (float32, the inner attack in
 training mode, gradients of the weights too) and as ours does, measured in turns in one run; and the former with the

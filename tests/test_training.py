@@ -120,6 +120,17 @@ def test_other_bad_options_are_named():
         FitOptions(epochs=0)
 
 
+def test_statistics_that_overflow_are_an_error(tmp_path):
+    class Overflowing(HashingStep):
+        def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+            model[1].running_var.fill_(torch.inf)
+            return super().forward(model, batch)
+
+    step = Overflowing(build_loss("csq", labels=SPLIT.labels, code_length=8))
+    with pytest.raises(SaatError, match=r"the training broke: .*running_var is no longer finite"):
+        fit(tiny_model(), step, SPLIT, FitOptions(epochs=1), folder=tmp_path, run={}, quiet=True)
+
+
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
     class Broken(HashingStep):
         def forward(self, model: nn.Module, batch: Batch) -> StepOutput:

@@ -145,7 +145,7 @@ def fit(
 
     Raises:
         CheckpointError: the resume state is damaged or of another run.
-        SaatError: the loss is no longer finite.
+        SaatError: the loss, a weight or a running statistic is no longer finite.
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
@@ -184,6 +184,9 @@ def fit(
     bar.close()
     if average is not None:
         model.load_state_dict(average.state)
+    broken = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if broken:  # running statistics can overflow while the loss, of the batch's own, stays finite
+        raise SaatError(f"the training broke: {broken[0]} is no longer finite; try a lower `learning_rate`")
     model.eval()
     return history
 

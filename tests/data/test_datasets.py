@@ -76,6 +76,28 @@ def test_damaged_images_are_left_out_by_name(folder):
     assert not {"cat/text.png", "dog/cut.jpg"} & set(names)
 
 
+def test_what_is_odd_about_a_folder_is_said(folder, caplog):
+    load_splits(DataOptions(name="folder", root=folder, image_size=8), quiet=True)
+    assert not caplog.messages
+    picture(1).save(folder / "beside.png")
+    for path in sorted((folder / "cat").iterdir()):
+        path.write_text("no picture")
+    load_splits(DataOptions(name="folder", root=folder, image_size=8), quiet=True)
+    beside, damaged, *empty, chance = caplog.messages
+    assert beside == f"1 images beside the class folders of {folder} are left out, first beside.png"
+    assert damaged.startswith("10 damaged images are left out: cat/01.png: not an image; cat/")
+    assert damaged.endswith("; and 5 more")
+    assert empty == [f"1 of 2 classes have no image in {split}: cat" for split in ("train", "database")]
+    assert chance == "chance MAP is 1.000: nearly every item shares a label with every query"
+
+
+def test_a_root_is_kept_as_an_absolute_path(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert DataOptions(name="folder", root=Path(folder.name)).root == folder
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert DataOptions(name="folder", root=Path("~") / folder.name).root == folder
+
+
 def test_damage_that_leaves_nothing(folder):
     with pytest.raises(DataError, match=r"all 20 failed, first cat/01.png: 24 x 16 pixels, nothing left"):
         load_splits(DataOptions(name="folder", root=folder, crop_border=8), quiet=True)

@@ -49,6 +49,25 @@ def test_train_comes_from_the_database_where_no_file_is_train(tmp_path):
     assert items.pools["train"].tolist() == items.pools["database"].tolist() == [0, 1, 2, 3]
 
 
+def test_a_set_from_the_hub_has_its_files_in_data(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_table(tmp_path / "data" / "train-00000-of-00001.parquet", CONTENTS[:4], [0, 1, 0, 1])
+    write_table(tmp_path / "data" / "test-00000-of-00001.parquet", CONTENTS[4:], [1, 0])
+    items = read_parquet(tmp_path)
+    assert {name: len(rows) for name, rows in items.pools.items()} == {"train": 4, "query": 2}
+    assert items.item_names[0] == "data/test-00000-of-00001.parquet#0"
+    assert items.read(1) == CONTENTS[5]
+
+
+def test_labels_are_needed_only_where_they_are_asked_for(tmp_path):
+    pq.write_table(pa.table({"image": CONTENTS[:3]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet has columns image and label .*; found \['image'\]"):
+        read_parquet(tmp_path)
+    items = read_parquet(tmp_path, labeled=False)
+    assert items.labels.sum() == 0
+    assert [items.read(row) for row in range(3)] == CONTENTS[:3]
+
+
 def test_lists_of_labels_and_rows_without(tmp_path):
     write_table(tmp_path / "a.parquet", CONTENTS[:4], [[0, 2], [], None, [1]], column="labels")
     assert read_parquet(tmp_path).labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 1, 0]]

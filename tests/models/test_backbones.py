@@ -101,19 +101,19 @@ def test_missing_and_damaged_weights_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"found nothing at .*state\.pth"):
         build_backbone("resnet8", str(path))
     path.write_bytes(b"not an archive")
-    with pytest.raises(CheckpointError, match=r"readable state file; .*state\.pth is not"):
+    with pytest.raises(CheckpointError, match=r"weights_only; .*state\.pth is not: no archive of tensors"):
         load_weights(CifarResNet(8), path)
     torch.save(CifarResNet(8).state_dict(), path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="readable state file"):
+    with pytest.raises(CheckpointError, match="`weights` is a state file that"):
         load_weights(CifarResNet(8), path)
-    with pytest.raises(CheckpointError, match="readable state file"):
+    with pytest.raises(CheckpointError, match="`weights` is a state file that"):
         load_weights(CifarResNet(8), tmp_path)
 
 
 def test_a_file_that_could_run_code_is_refused(tmp_path):
     torch.save(CifarResNet(8), tmp_path / "module.pth")  # a whole pickled module, not a state
-    with pytest.raises(CheckpointError, match="readable state file"):
+    with pytest.raises(CheckpointError, match="`weights` is a state file that"):
         load_weights(CifarResNet(8), tmp_path / "module.pth")
 
 

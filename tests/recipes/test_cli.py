@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from saat.cli import COMMANDS, load_yaml, main
+from saat.cli import COMMANDS, main
 from saat.data.fashion import read_fashion
+from saat.parsing import load_yaml, parse
 
 SMALL = [
     "--data.train_size=160",
@@ -95,11 +97,61 @@ def test_some_data_options_beside_a_checkpoint_leave_the_others_as_its_card_says
     assert_sizes(tmp_path, queries=20, database=70)
 
 
+@pytest.mark.parametrize("form", ["in a file", "whole", "checkpoint in a file"])
+def test_some_data_options_in_any_form_leave_the_others_as_the_card_says(
+    form: str, plain: Path, tmp_path: Path
+) -> None:
+    checkpoint, data = f"checkpoint: {plain}\n", "data: {query_size: 30}\n"
+    (tmp_path / "all.yaml").write_text(checkpoint + data)
+    (tmp_path / "checkpoint.yaml").write_text(checkpoint)
+    words = {
+        "in a file": [f"--config={tmp_path / 'all.yaml'}"],
+        "whole": [f"--checkpoint={plain}", '--data={"query_size": 30}'],
+        "checkpoint in a file": ["--data.query_size=30", f"--config={tmp_path / 'checkpoint.yaml'}"],
+    }
+    assert main(["evaluate", *words[form], f"--out={tmp_path}", "--quiet=true"]) == 0
+    assert_sizes(tmp_path, queries=30, database=300)
+
+
+def test_a_preset_in_a_file_is_taken_and_what_stands_beside_it_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "harden.yaml"
+    file.write_text("preset: query-side\nsteps: 3\nfit: {epochs: 2}\n")
+    printed = []
+    for config in (file, tmp_path / "printed.yaml"):  # what is printed is a file that gives the same
+        with pytest.raises(SystemExit):
+            main(["harden", "--checkpoint=x", "--out=y", f"--config={config}", "--print_config"])
+        printed.append(capsys.readouterr().out)
+        (tmp_path / "printed.yaml").write_text(printed[-1])
+    options = load_yaml(printed[0])
+    assert (options["preset"], options["defense"], options["mirror"]) == ("query-side", "query-side", True)
+    assert (options["steps"], options["fit"]["epochs"], options["fit"]["batch_size"]) == (3, 2, 128)
+    assert printed[1] == printed[0]
+
+
+def test_help_shows_the_defaults_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["harden", "--preset=cgat", "--help"])
+    assert "default: cgat)" in capsys.readouterr().out
+
+
+def test_a_list_needs_no_brackets() -> None:
+    build = COMMANDS["index build"]
+    for words in (["--images", "2024", "b c"], ["--images=2024", "b c"], ["--images", '["2024", "b c"]']):
+        made = parse("index build", build, ["--checkpoint=x", *words, "--out=y"])
+        assert made.images == [Path("2024"), Path("b c")]
+    certified = parse("certify", COMMANDS["certify"], ["--radii", "1/4", "0.5", "--out=y", "--checkpoint=x"])
+    assert certified.radii == [0.25, 0.5]
+    assert parse("leaderboard", COMMANDS["leaderboard"], ["--cards=x", "--out=y"]).cards == Path("x")
+    assert parse("index remove", COMMANDS["index remove"], ["--index=x", "--ids=3"]).ids == [3]
+
+
 def test_data_options_of_a_command_that_has_none_get_an_answer(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["harden", f"--checkpoint={plain}", f"--out={tmp_path}", "--data.query_size=30"])
+        main(["index", "build", f"--checkpoint={plain}", "--images=x", f"--out={tmp_path}", "--data.query_size=30"])
     assert stopped.value.code == 2
     assert "--data.query_size" in capsys.readouterr().err
 
@@ -200,6 +252,38 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attack", "--out=y", "--data.bogus=3"], "unrecognized arguments: --data.bogus; did you mean --data.help?"),
+        (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is an int; got x"),
+        (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
+        (["attack"], "the following arguments are required: out"),
+    ],
+)
+def test_options_that_cannot_be_parsed_get_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"saat attack: {message}\n`saat attack --help` shows the options\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "then"), [(["train", "--out=y"], "goes on"), (["attack", "--out=y"], "starts again")]
+)
+def test_a_stop_says_what_the_same_command_does(
+    words: list[str], then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(config: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("saat.cli.COMMANDS", {words[0]: replace(COMMANDS[words[0]], run=stopped)})
+    assert main(words) == 130
+    assert f"stopped; the same command {then}" in capsys.readouterr().err
 
 
 def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

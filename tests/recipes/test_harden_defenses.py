@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from saat.attacks.gradient import PGD
 from saat.attacks.prototype import fit_prototypes
-from saat.cli import main, make_parser
+from saat.cli import COMMANDS, main
 from saat.defenses.catalog import DEFENSES
 from saat.defenses.unlabeled import pseudo_labels
 from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint, read_card, weights_checksum
+from saat.parsing import make_parser
 from saat.recipes.harden import PRESETS, HardenConfig, splits_of
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import load_subject
@@ -113,7 +114,7 @@ def test_query_side_training_with_an_average_resumes_to_the_same_bits(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_valid_configuration(preset: str) -> None:
-    parser = make_parser(preset, "harden")
+    parser = make_parser(preset, "harden", COMMANDS["harden"])
     config = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
     fields = {key: value for key, value in vars(config).items() if key not in ("config", "preset")}
     made = HardenConfig(**fields)
@@ -123,7 +124,7 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
 
 
 def test_the_preset_of_query_side_has_its_own_training() -> None:
-    parser = make_parser("query-side", "harden")
+    parser = make_parser("query-side", "harden", COMMANDS["harden"])
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))
     assert (made.epsilon, made.steps, made.step_size, made.mirror) == (10 / 255, 1, 10 / 255, True)
     assert (made.fit.epochs, made.fit.batch_size, made.fit.learning_rate) == (40, 128, 0.4)
@@ -192,6 +193,23 @@ def test_a_hardened_model_mirrors_in_use_if_asked(tiny: Path, tmp_path: Path) ->
     assert (plain.mirror, plain_card.mirror, mirrored.mirror, card.mirror) == (False, False, True, True)
     assert all(torch.equal(value, mirrored.state_dict()[name]) for name, value in plain.state_dict().items())
     assert card.metrics != plain_card.metrics  # measured as it is used
+
+
+def test_hardening_on_other_images_writes_down_which(tiny: Path, tmp_path: Path) -> None:
+    words = ["harden", f"--checkpoint={tiny}", f"--out={tmp_path}", "--defense=pgd-at", *QUICK]
+    assert main([*words, "--data.train_size=60"]) == 0
+    before, after = read_card(tiny), read_card(tmp_path)
+    assert before.manifest["sizes"] == {"train": 120, "query": 20, "database": 150}
+    assert after.manifest["sizes"] == {"train": 60, "query": 20, "database": 150}
+    assert after.data == before.data | {"train_size": 60}
+
+
+def test_hardening_into_the_folder_of_the_model_gets_an_answer(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    assert main(["harden", f"--checkpoint={tiny}", f"--out={tiny.name}", *QUICK]) == 2
+    assert "`out` is another folder than `checkpoint`" in capsys.readouterr().err
 
 
 def test_a_database_model_of_another_checkpoint_is_refused(

@@ -23,7 +23,7 @@ HARDEN = ["harden", "--fit.epochs=3", "--steps=2", "--quiet=true"]
 
 def run_and_kill(words: list[str], out: Path, *, epochs: int, delay: float) -> None:
     """Start the command in a process of its own; SIGKILL it `delay` seconds after so many epochs are on disk."""
-    process = subprocess.Popen([sys.executable, "-m", "saat.cli", *words, f"--out={out}"], env=os.environ)
+    process = subprocess.Popen([sys.executable, "-m", "saat", *words, f"--out={out}"], env=os.environ)
     log, deadline = out / "train.jsonl", time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= epochs):
         assert process.poll() is None, "ended before it could be killed"

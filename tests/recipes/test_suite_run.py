@@ -128,7 +128,7 @@ def test_l2_changes_are_within_epsilon(tiny: Path, tmp_path: Path, subject: Subj
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, tiny: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "saat.cli", *words(tiny, tmp_path)]
+    command = [sys.executable, "-m", "saat", *words(tiny, tmp_path)]
     process = subprocess.Popen(command, env=os.environ)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "members").glob("*.safetensors"))) < 2:

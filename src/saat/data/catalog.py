@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from saat.data.splits import Splits, gather_split, select_rows
 from saat.data.table import read_parquet
 from saat.data.torchvision_sets import reader_of
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,14 @@ class DataOptions:
 
     Args:
         name: of the data set; `saat data list` shows all.
-        root: its folder or file, where it is not embedded.
+        root: its folder or file, where it is not embedded; kept as an absolute path.
         image_size: height and width of the images, in pixels; 0 for the set's own.
         crop_border: pixels cut off each side before resizing.
-        train_size: images of the train split; 0 for all.
-        query_size: images of the query split; 0 for all.
-        database_size: images of the database; 0 for all.
+        train_size: images of the train split; 0 for all that the set has for it, or, where it has no splits, half of
+            what the queries leave, at most 5,000.
+        query_size: images of the query split; 0 for all that the set has for it, or, where it has no splits, a tenth,
+            at most 1,000.
+        database_size: images of the database; 0 for all that is left for it.
         train_in_database: whether train images are part of the database, where the set does not fix it.
         split_seed: draws the splits; null takes the first images, in the order of the set.
         download: let torchvision fetch its sets.
@@ -85,10 +90,12 @@ class DataOptions:
             check_at_least(f"data.{name}", getattr(self, name), 0)
         if DATASETS[self.name].needs_root and self.root is None:
             raise ArgumentError(f"`data.root` says where the images of data set {self.name} lie; got none")
+        if self.root is not None:  # cards and reports hold it, and are read from other folders
+            object.__setattr__(self, "root", self.root.expanduser().absolute())
 
 
 def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
-    """Read, select and decode the three splits. Each image is decoded once.
+    """Read, select and decode the three splits. Each image is decoded once. What is odd about them is logged.
 
     Raises:
         DataError: the set cannot be read, or every image of a split is damaged.
@@ -112,10 +119,13 @@ def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"each split has an image that can be decoded; {name} has none of {len(rows[name])}")
-    return Splits(
+    whole = Splits(
         train=splits["train"],
         query=splits["query"],
         database=splits["database"],
         class_names=collection.class_names,
         damaged=decoded.damaged,
     )
+    for found in whole.defects():
+        log.warning(found)
+    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from saat.errors import DataError, check_folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
 IMAGE_SIZE = 224
 
+log = logging.getLogger(__name__)
+
 
 def read_folder(root: Path) -> Collection:
-    """Read `root/CLASS/**/IMAGE`; classes in alphabetical order, other files ignored.
+    """Read `root/CLASS/**/IMAGE`; classes in alphabetical order. Other files are ignored; images among them are logged.
 
     Raises:
         DataError: there is no such folder, no class, or a class without images.
@@ -23,6 +26,9 @@ def read_folder(root: Path) -> Collection:
     classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise DataError(f"`data.root` has one subfolder a class; found none in {root}")
+    beside = [path.name for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
+    if beside:
+        log.warning(f"{len(beside)} images beside the class folders of {root} are left out, first {beside[0]}")
     paths: list[Path] = []
     labels: list[int] = []
     for number, folder in enumerate(classes):

@@ -15,6 +15,9 @@ from saat.data.collection import Collection
 from saat.data.decoding import Decoded, allocate
 from saat.errors import ArgumentError
 
+NAMED = 5  # damaged images and empty classes that a warning names
+ANY_RANKING = 0.95  # chance MAP above which no model can be told from another
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -77,6 +80,22 @@ class Splits:
         relevant = queries.float() @ items.float().T > 0
         pairs = query_counts.double() @ (relevant.double() @ item_counts.double())
         return float(pairs / (len(self.query) * len(self.database)))
+
+    def defects(self) -> list[str]:
+        """Return what a user would want to know before trusting these images, a sentence each."""
+        found = []
+        if self.damaged:
+            shown = "; ".join(self.damaged[:NAMED])
+            more = f"; and {len(self.damaged) - NAMED} more" if len(self.damaged) > NAMED else ""
+            found.append(f"{len(self.damaged)} damaged images are left out: {shown}{more}")
+        for split in (self.train, self.database):
+            empty = [self.class_names[place] for place in torch.nonzero(split.labels.sum(0) == 0).flatten().tolist()]
+            if empty:
+                shown = ", ".join(empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
+                found.append(f"{len(empty)} of {len(self.class_names)} classes have no image in {split.name}: {shown}")
+        if (chance := self.chance_map()) > ANY_RANKING:
+            found.append(f"chance MAP is {chance:.3f}: nearly every item shares a label with every query")
+        return found
 
     def manifest(self) -> dict[str, Any]:
         """Return sizes, checksums, label statistics, overlap, chance MAP and damaged images, for JSON."""

@@ -21,21 +21,32 @@ IMAGE_SIZE = 32
 ROW_GROUPS_KEPT = 4  # rows are decoded in ascending order, so few row groups are in use at a time
 
 
-def read_parquet(root: Path) -> Collection:
-    """Read every `*.parquet` in a folder, or one file; of the images, only the row groups that are wanted.
+def parquet_files(root: Path) -> list[Path]:
+    """Return `root` itself, or the `*.parquet` in that folder, or, as a set from the hub has them, in its `data`."""
+    if root.is_dir():
+        return sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    return [root] if root.suffix == ".parquet" else []
+
+
+def read_parquet(root: Path, *, labeled: bool = True) -> Collection:
+    """Read the files of `parquet_files`; of the images, only the row groups that are wanted.
 
     Files named `train-...`, `test-...` and `database-...` are those pools; without `train-`, train images come from the
     database. Files of one kind make a single pool. A label that is null or negative is none, as on the hub.
 
+    Args:
+        root: a folder or a file.
+        labeled: whether there must be a column of labels; without it, no image has one.
+
     Raises:
         DataError: there is no such file, it is damaged, or a column is missing or of another type.
     """
-    paths = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
-    if not paths or not paths[0].is_file():
+    paths = parquet_files(root) or [root]
+    if not paths[0].is_file():
         raise DataError(f"`data.root` is a Parquet file or a folder of such files; found none at {root}")
     try:
         tables = [pq.ParquetFile(path) for path in paths]
-        label_lists = [_labels_of(table, path) for table, path in zip(tables, paths, strict=True)]
+        label_lists = [_labels_of(table, path, labeled=labeled) for table, path in zip(tables, paths, strict=True)]
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{root} cannot be read as Parquet: {error}") from error
     read = _image_reader(tables, kept=ROW_GROUPS_KEPT)
@@ -82,16 +93,19 @@ def _image_reader(tables: Sequence[Any], *, kept: int) -> Callable[[int], bytes]
     return read
 
 
-def _labels_of(table: Any, path: Path) -> list[list[int]]:
+def _labels_of(table: Any, path: Path, *, labeled: bool) -> list[list[int]]:
     names = set(table.schema_arrow.names)
-    column = "label" if "label" in names else "labels"
-    if not {"image", column} <= names:
+    column = next((name for name in ("label", "labels") if name in names), None)
+    if "image" not in names or (labeled and column is None):
         raise DataError(f"{path.name} has columns image and label (int) or labels (list of int); found {sorted(names)}")
-    image_type, label_type = (table.schema_arrow.field(name).type for name in ("image", column))
+    image_type = table.schema_arrow.field("image").type
     if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
         image_type = image_type.field("bytes").type
     if not (pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)):
         raise DataError(f"column image of {path.name} holds bytes, or a struct with bytes; found {image_type}")
+    if column is None:
+        return [[] for _ in range(table.metadata.num_rows)]
+    label_type = table.schema_arrow.field(column).type
     is_list = pa.types.is_list(label_type) or pa.types.is_large_list(label_type)
     if not pa.types.is_integer(label_type.value_type if is_list else label_type):
         raise DataError(f"column {column} of {path.name} holds class numbers from 0; found {label_type}")
@@ -125,7 +139,8 @@ def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]]
         )
     else:
         parts.setdefault("train", parts.get("database", []))
-    names = [f"{path.name}#{row}" for path, part in zip(paths, label_lists, strict=True) for row in range(len(part))]
+    places = [path.relative_to(folder).as_posix() for path in paths]
+    names = [f"{place}#{row}" for place, part in zip(places, label_lists, strict=True) for row in range(len(part))]
     return Collection(
         item_names=tuple(names),
         labels=labels,

@@ -144,7 +144,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
         rule = "`weights` is random, imagenet, auto or the path of a file"
         raise CheckpointError(f"{rule}; found nothing at {path}") from None
     except Exception as error:  # a damaged archive or pickle raises anything from RuntimeError to EOFError
-        raise CheckpointError(f"`weights` is a readable state file; {path} is not: {error}") from error
+        # torch goes on to explain how to load it unsafely
+        why = re.split(r"\n|\. ", str(error).rpartition("WeightsUnpickler error: ")[2])[0] or "no archive of tensors"
+        rule = "`weights` is a state file that torch.load can read with weights_only"
+        raise CheckpointError(f"{rule}; {path} is not: {why}") from error
     state: Any = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"`weights` name a state dict; {path} holds a {type(state).__name__}")

@@ -6,6 +6,7 @@ import importlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from saat.errors import ArgumentError, SaatError, check_code_length
 from saat.hamming import sign_codes
@@ -85,6 +86,8 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     Raises:
         ArgumentError: the module refuses such images, or does not return logits (B, K).
     """
+    if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
+        raise ArgumentError("`model` knows the shapes of its weights; found lazy ones, so call it once in its factory")
     with frozen(module), torch.no_grad():
         try:
             logits = module(torch.full((2, 3, image_size, image_size), 0.5))

@@ -21,8 +21,8 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in identity if there.get(key) != identity[key])
         if changed:
-            raise ArgumentError(
-                f"`out` is a new folder or that of the same run; {path.parent} holds another "
-                f"({', '.join(f'{key}: {there.get(key)!r} there, {identity[key]!r} now' for key in changed)})"
-            )
+            found = ", ".join(f"{key}: {there[key]!r} there, {identity[key]!r} now" for key in changed if key in there)
+            found = found or f"of an earlier version of saat, which did not write down {', '.join(changed)}"
+            rule = "`out` is a new folder or that of the same run"
+            raise ArgumentError(f"{rule}; {path.parent} holds another ({found})")
     write_text(path, json.dumps(identity, indent=2) + "\n")

@@ -15,6 +15,7 @@ from saat.attacks.gradient import PGD
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
+from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
 from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
@@ -101,6 +102,7 @@ class HardenConfig(RunOptions):
     Args:
         checkpoint: the model to harden.
         out: folder of the hardened checkpoint.
+        data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         model: the factory of the checkpoint, if it is of a model of your own.
         defense: saat, cgat, cgat-mean, atrdh, pgd-at, trades, distill or query-side; a preset has each one's
             settings.
@@ -122,6 +124,7 @@ class HardenConfig(RunOptions):
 
     checkpoint: Path
     out: Path
+    data: DataOptions | None = None
     model: str | None = None
     defense: str = "saat"
     unlabeled: bool = False
@@ -145,6 +148,10 @@ class HardenConfig(RunOptions):
         check_at_least("robustness", self.robustness, 0.0)
         ThreatModel("linf", self.epsilon * self.robustness)
         check_at_least("noise", self.noise, 0.0)
+        if self.out.absolute() == self.checkpoint.absolute():
+            raise ArgumentError(
+                f"`out` is another folder than `checkpoint`, which stays as it is; got {self.out} twice"
+            )
         if self.noise and self.carry:
             raise ArgumentError("`carry` is of the inner attack, and `noise` takes its place; give one of them")
 
@@ -153,7 +160,7 @@ def harden(config: HardenConfig) -> Card:
     """Harden by `config`; write weights, card and log to `config.out`, and return the card."""
     device = config.start()
     model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
-    splits = splits_of(parent, config.checkpoint, quiet=config.quiet)
+    splits, parent = splits_and_card(config, parent)
     model = model.to(device)
     kept = kept_model(config, model, parent)
     database_model = kept[0] if kept else None
@@ -192,6 +199,15 @@ def harden(config: HardenConfig) -> Card:
     if not config.quiet:
         print_metrics({str(config.out): metrics})
     return card
+
+
+def splits_and_card(config: HardenConfig, parent: Card) -> tuple[Splits, Card]:
+    """Return the splits, those of the parent's card unless others are given, and the card with what it says of them."""
+    if config.data is None:
+        return splits_of(parent, config.checkpoint, quiet=config.quiet), parent
+    splits = load_splits(config.data, quiet=config.quiet)
+    about = {"data": identity(config)["data"], "manifest": splits.manifest()}
+    return splits, replace(parent, image_size=splits.train.images.shape[-1], **about)
 
 
 def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:

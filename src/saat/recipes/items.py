@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from saat.data.collection import Collection, Content
 from saat.data.folder import SUFFIXES
 from saat.data.image_list import read_image_list
-from saat.data.table import open_parquet, read_parquet
+from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
 
 LIST_FILE = "database_img.txt"
@@ -123,7 +123,7 @@ def _file_and_row(path: str) -> tuple[Path, int | None]:
 def _read_source(path: Path) -> Items:
     if path.is_dir() and (path / LIST_FILE).is_file():
         return _from_collection(read_image_list(path), path)
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+    if parquet_files(path):
         return _from_parquet(path)
     if path.is_dir():
         return _from_folder(path)
@@ -162,8 +162,8 @@ def _from_folder(root: Path) -> Items:
 
 
 def _from_parquet(path: Path) -> Items:
-    collection = read_parquet(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    collection = read_parquet(path, labeled=False)
+    files = parquet_files(path)
     names = {file: [name for name in pq.read_schema(file).names if name not in OF_SET] for file in files}
     renamed = _renamed({name for given in names.values() for name in given})
     tables = [

@@ -96,6 +96,7 @@ def load_subject(
         "loss": card.loss,
         "defense": card.defense,
         "parent": card.parent,
+        "mirror": card.mirror,
         "database_model": card.database_model,
         "train_seconds": card.training["seconds"],
         "epochs": card.training["fit"]["epochs"],
@@ -157,9 +158,15 @@ def splits_of(card: Card, checkpoint: Path, *, quiet: bool) -> Splits:
     Raises:
         DataError: they cannot be read, or have changed since.
     """
-    splits = load_splits(data_options(card.data), quiet=quiet)
+    other = "give --data.root if they lie elsewhere now, or --data.name and its options for other images"
+    try:
+        splits = load_splits(data_options(card.data), quiet=quiet)
+    except DataError as error:
+        raise DataError(f"the images of {checkpoint}'s card cannot be read: {error}; {other}") from error
     if splits.manifest()["checksums"] != card.manifest["checksums"]:
-        raise DataError(f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ")
+        raise DataError(
+            f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ; {other}"
+        )
     return splits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,8 @@ from saat.models.hash_model import HashModel, build_model, encode_logits, import
 from saat.recipes.tables import print_metrics
 from saat.runtime import RunOptions, write_text
 from saat.training import FitOptions, HashingStep, fit
+
+log = logging.getLogger(__name__)
 
 PRESETS: Mapping[str, dict[str, Any]] = {
     "paper": {"loss": "dph", "fit": {"epochs": 12, "batch_size": 32, "schedule": "multistep", "augment": False}},
@@ -123,4 +126,7 @@ def measure(
         sign_codes(encode_logits(encoder, split.images, label=f"encode {split.name}", quiet=quiet))
         for encoder, split in ((model, splits.query), (database_model or model, splits.database))
     )
-    return evaluate_retrieval(query, splits.query.labels, database, splits.database.labels)
+    metrics = evaluate_retrieval(query, splits.query.labels, database, splits.database.labels)
+    if metrics.distinct_codes == 1:
+        log.warning("all images of the database have one code: the model finds nothing; try a lower `learning_rate`")
+    return metrics

@@ -1,0 +1,203 @@
+"""Parse the options of one command: flags, YAML files, fractions, lists, presets, data of a checkpoint's card."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+
+from saat.models.checkpoint import CARD_FILE, read_card
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Args:
+        config: its options.
+        run: what it calls.
+        presets: its published settings.
+        first: an option whose name may be left out.
+        resumes: whether the same command goes on after a stop.
+    """
+
+    config: type[Any]
+    run: Callable[[Any], object]
+    presets: Mapping[str, dict[str, Any]]
+    first: str | None = None
+    resumes: bool = False
+
+
+class FractionLoader(yaml.SafeLoader):
+    """YAML in which 8/255 is a number."""
+
+
+FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
+FractionLoader.add_implicit_resolver("!fraction", FRACTION, list("0123456789"))
+FractionLoader.add_constructor("!fraction", lambda _, node: _divide(str(node.value)))
+
+
+LIST = re.compile(r"^list\[(\w+)\]( \| \w+)?$")  # of items of a type, and what may stand in its place
+
+
+def _divide(text: str) -> float:
+    above, below = map(float, text.split("/"))
+    return above / below if below else float("nan")  # no option takes NaN, so each names itself
+
+
+def decimal(word: str) -> str:
+    """Return an argument with a value such as 8/255 as a decimal number; any other as it is.
+
+    >>> decimal("--epsilon=1/4"), decimal("1/4"), decimal("--root=a/b")
+    ('--epsilon=0.25', '0.25', '--root=a/b')
+    """
+    head, equals, value = word.rpartition("=")
+    return f"{head}{equals}{_divide(value)!r}" if FRACTION.match(value) else word
+
+
+def load_yaml(stream: str) -> Any:
+    """Parse YAML with fractions; what `--config` files go through."""
+    return yaml.load(stream, FractionLoader)
+
+
+jsonargparse.set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are one sentence and not the whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the error, and exit with 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"{self.prog}: {plain_error(message, list(self._option_string_actions))}", file=sys.stderr)
+        print(f"`{self.prog} --help` shows the options", file=sys.stderr)
+        sys.exit(2)
+
+
+def plain_error(message: str, known: Sequence[str]) -> str:
+    r"""Return the parser's message as a sentence, with a near option for one that is not known.
+
+    >>> plain_error('Parser key "fit":\n  Parser key "epochs":\n    Expected a <class \'int\'>. Got value: x', [])
+    '`fit.epochs` is an int; got x'
+    >>> plain_error("unrecognized arguments: --step 3", ["--steps", "--out"])
+    'unrecognized arguments: --step 3; did you mean --steps?'
+    """
+    name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    if found := re.search(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
+        return f"`{name}` is {'an' if found[1][0] in 'aeiou' else 'a'} {found[1]}; got {found[2]}"
+    if found := re.search(r"Option '([^']+)' is not accepted", message):
+        message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
+    unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+    others = [option for option in known if unknown and not unknown[1].startswith(f"{option}.")]
+    near = difflib.get_close_matches(unknown[1], others, n=1) if unknown else []
+    return message + (f"; did you mean {near[0]}?" if near else "")
+
+
+def make_parser(preset: str | None, words: str, command: Command) -> Parser:
+    """Return the parser of one command, its defaults moved to those of `preset`, if given."""
+    parser = Parser(prog=f"saat {words}", description=(command.config.__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
+    if command.presets:
+        names = ", ".join(command.presets)
+        parser.add_argument(
+            "--preset", choices=list(command.presets), help=f"Published settings to start from: {names}."
+        )
+    parser.add_class_arguments(command.config, as_group=False)
+    if preset is not None and preset in command.presets:
+        parser.set_defaults(_flat(command.presets[preset]))
+    return parser
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def given_options(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what is given of a command's options, on the command line and in `--config` files; no defaults.
+
+    Empty where it cannot be parsed: the command's own parser says why.
+    """
+    needed = [each.name for each in fields(command.config) if each.default is each.default_factory is MISSING]
+    parser = Parser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--preset")
+    parser.add_class_arguments(command.config, as_group=False, skip=set(needed))
+    for name in needed:
+        parser.add_argument(f"--{name}", type=Any)  # may be missing: `--preset cgat --help` is a question
+    asked = ("-h", "--help", "--print_config")
+    try:
+        words = [word for word in arguments if word.split("=")[0] not in asked]
+        return dict(vars(parser.parse_args(words, defaults=False)))
+    except jsonargparse.ArgumentError:
+        return {}
+
+
+def card_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of the checkpoint's card as defaults, where data options change a part of it.
+
+    With `data.name` it is other data, of which the card knows nothing.
+    """
+    checkpoint, data = given.get("checkpoint"), given.get("data")
+    partly = isinstance(data, jsonargparse.Namespace) and "name" not in data
+    if checkpoint is None or not partly or not (Path(checkpoint) / CARD_FILE).exists():
+        return {}
+    return {"data": read_card(Path(checkpoint)).data}
+
+
+def listed(command: Command, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with values of a list that stand without brackets, such as `--images a b`, as one list.
+
+    A list in brackets, and null, stay as they are; so does a single value where the option takes one that is no list.
+    """
+    lists = {f"--{each.name}": found for each in fields(command.config) if (found := LIST.match(str(each.type)))}
+    mended: list[str] = []
+    left = list(arguments)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        if option not in lists:
+            mended.append(option + equals + value)
+            continue
+        values = [value] if equals else []
+        while left and not left[0].startswith("--"):
+            values.append(left.pop(0))
+        item, other = lists[option][1], lists[option][2] or ""
+        plain = len(values) == 1 and (values[0].startswith("[") or values[0] == "null" or other.endswith(item))
+        numbers = item in ("int", "float")  # any other may look like one, such as a folder named 2024
+        joined = values[0] if plain else f"[{', '.join(values)}]" if numbers else json.dumps(values)
+        mended += [option, joined] if values else [option]
+    return mended
+
+
+def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
+    """Return the command's config as the arguments, its preset and its checkpoint's card give it.
+
+    Args:
+        words: the command's name, for messages.
+        command: what is to be run.
+        arguments: what follows the command's words.
+
+    Raises:
+        SystemExit: after printing help, or an error.
+        SaatError: an option breaks a rule of its config.
+    """
+    arguments = list(arguments)
+    if command.first is not None and arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--{command.first}={arguments[0]}"
+    arguments = [decimal(word) for word in listed(command, arguments)]
+    given = given_options(command, arguments)
+    parser = make_parser(given.get("preset"), words, command)
+    parser.set_defaults(card_data(given))
+    config = parser.instantiate(parser.parse_args(arguments))
+    return command.config(**{key: value for key, value in vars(config).items() if key not in ("config", "preset")})
