@@ -127,7 +127,7 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--search=square", "--steps=1"], "`steps` is at least 2; got 1"),
         (["--restarts=0"], "`restarts` is at least 1; got 0"),
         (["--step_size=-1"], "`step_size` is at least 0.0, and finite; got -1"),
-        (["--patch=1.5"], "`share` is a share of the image's area"),
+        (["--patch=1.5"], "`patch` is a share of the image's area"),
         (["--search=pdg"], "did you mean 'pgd'"),
         (["--goal=centre"], "did you mean 'center'"),
         (["--objective=flip"], "did you mean 'flips'"),

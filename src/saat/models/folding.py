@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
@@ -11,7 +12,13 @@ from saat.models.efficientnet_lite import EfficientNetLite0
 from saat.models.hash_model import HashModel
 from saat.models.resnet_cifar import CifarResNet
 
-FOLDABLE = (CifarResNet, EfficientNetLite0, torchvision.models.ResNet, torchvision.models.VGG)
+FOLDABLE = (
+    CifarResNet,
+    EfficientNetLite0,
+    torchvision.models.AlexNet,
+    torchvision.models.ResNet,
+    torchvision.models.VGG,
+)
 """Backbones whose layers are known to do in eval mode what a trace of them does; others are left as they are."""
 
 
@@ -29,10 +36,55 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(features.float())
 
 
+class UnshuffledConv2d(nn.Conv2d):
+    """A convolution of images with a wide kernel and a stride, on a CPU as one without a stride.
+
+    Blocks of stride x stride pixels become channels, and the kernel is cut in the same way, the inverse of what Shi et
+    al., *Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network*,
+    CVPR 2016, do. The way back to three channels takes two to four times as long otherwise.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) as `Conv2d` does, up to rounding."""
+        if images.device.type != "cpu":
+            return super().forward(images)
+        if torch.is_autocast_enabled("cpu"):
+            images = images.to(torch.get_autocast_dtype("cpu"))
+        stride, kernel, border = self.stride[0], self.kernel_size[0], int(self.padding[0])
+        wider = -kernel % stride  # zeros that make the kernel whole blocks
+        right, below = (self._beyond(size, kernel + wider) for size in (images.shape[-1], images.shape[-2]))
+        blocks = F.pixel_unshuffle(F.pad(images, (border, right, border, below)), stride)
+        weight = F.pixel_unshuffle(F.pad(self.weight, (0, wider, 0, wider)), stride)
+        return F.conv2d(blocks.contiguous(memory_format=torch.channels_last), weight, self.bias)
+
+    def _beyond(self, size: int, kernel: int) -> int:
+        """Return the padding after an image of this size, negative to cut: just what the last kernel reaches."""
+        stride, border = self.stride[0], int(self.padding[0])
+        last = (size + 2 * border - self.kernel_size[0]) // stride * stride
+        return last + kernel - size - border
+
+    @staticmethod
+    def fits(layer: nn.Module) -> bool:
+        """Return whether `layer` is such a convolution; below 5 pixels nothing is won."""
+        if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.in_channels > 4 or layer.padding_mode != "zeros":
+            return False
+        square = all(len({*pair}) == 1 for pair in (layer.kernel_size, layer.stride, layer.padding))
+        return square and layer.dilation == (1, 1) and layer.stride[0] > 1 and layer.kernel_size[0] >= 5
+
+
+class FoldedModel(HashModel):
+    """A HashModel whose first layer takes images in units of the pixel range, around their mean."""
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.hash_layer(self.backbone(images - self.mean))
+        return logits
+
+
 def folded(model: nn.Module) -> nn.Module:
     """Return a copy of `model` that is faster to search, or `model` itself if that cannot be.
 
-    It has no batch norms, channels-last memory, and depthwise convolutions that stay in float32.
+    It has no batch norms, no division of pixels, channels-last memory, and convolutions in the form that is fast on a
+    CPU.
 
     In eval mode a batch norm is one scale and one shift a channel, which the weights before it can take over:
     Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, CVPR
@@ -48,10 +100,15 @@ def folded(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, HashModel) or not isinstance(model.backbone, FOLDABLE) or model.training:
         return model
-    layers = fuse(model.backbone), model.hash_layer
-    for layer in layers[0].modules():
+    backbone = fuse(model.backbone)
+    first = next(layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        first.weight.div_(model.std)  # its padding, zeros, is so in any unit
+    for layer in backbone.modules():
         if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1:
             layer.__class__ = DepthwiseConv2d  # with the same weights; a trace would not have merged it before
-    copy = HashModel(*layers, code_length=model.code_length, mirror=model.mirror)
-    copy.mean, copy.std = model.mean, model.std
+        elif UnshuffledConv2d.fits(layer):
+            layer.__class__ = UnshuffledConv2d
+    copy = FoldedModel(backbone, model.hash_layer, code_length=model.code_length, mirror=model.mirror)
+    copy.mean = model.mean
     return copy.eval().to(memory_format=torch.channels_last)
