@@ -9,8 +9,8 @@ from markdown_tables import markdown, spread
 
 EQUAL_NOTE = """\
 MAP, tie-aware. Each attack shows the model an image about as often ({}); a gradient counts as one, and training a
-universal change or a generator counts its images. `fgsm` has one step by nature. The attacks of the papers are those of
-the presets, shortened."""
+universal change or a generator counts its images. `fgsm` has one step by nature; `vmi-fgsm` and `nes` look 21 and 50
+times a step, and have one step where 20 are given. The attacks of the papers are those of the presets, shortened."""
 
 
 def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
