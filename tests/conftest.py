@@ -69,7 +69,7 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
 
     @contextmanager
     def start(*options: str) -> Iterator[Server]:
-        words = [sys.executable, "-m", "saat", "serve", "--port=0", *options]
+        words = [sys.executable, "-m", "saat", "serve", *options, "--port=0"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
             try:

@@ -35,7 +35,7 @@ def test_the_commands_after_the_demo_index_search_and_serve_its_database(
     assert main(build[1:]) == 0
     assert "100 items" in capsys.readouterr().out
     assert main(search[1:]) == 0
-    image = search[search.index("--image") + 1]
+    image = search[3]
     assert f"Nearest to {image}" in capsys.readouterr().out
     with serve(*start[2:]) as server:
         with saat.Client(server.url) as client:

@@ -1,9 +1,8 @@
-"""Parse the options of one command: flags, YAML files, fractions, lists, presets, data of a checkpoint's card."""
+"""Parse the options of one command: flags, YAML files, presets, and the data of a checkpoint's card."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ import jsonargparse
 import yaml
 
 from saat.models.checkpoint import CARD_FILE, read_card
+from saat.shorthand import FRACTION, divide, spelled_out
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Command:
         config: its options.
         run: what it calls.
         presets: its published settings.
-        first: an option whose name may be left out.
+        places: options whose names may be left out where their values stand first.
         resumes: whether the same command goes on after a stop.
     """
 
     config: type[Any]
     run: Callable[[Any], object]
     presets: Mapping[str, dict[str, Any]]
-    first: str | None = None
+    places: tuple[str, ...] = ()
     resumes: bool = False
 
 
@@ -40,27 +40,8 @@ class FractionLoader(yaml.SafeLoader):
     """YAML in which 8/255 is a number."""
 
 
-FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
 FractionLoader.add_implicit_resolver("!fraction", FRACTION, list("0123456789"))
-FractionLoader.add_constructor("!fraction", lambda _, node: _divide(str(node.value)))
-
-
-LIST = re.compile(r"^list\[(\w+)\]( \| \w+)?$")  # of items of a type, and what may stand in its place
-
-
-def _divide(text: str) -> float:
-    above, below = map(float, text.split("/"))
-    return above / below if below else float("nan")  # no option takes NaN, so each names itself
-
-
-def decimal(word: str) -> str:
-    """Return an argument with a value such as 8/255 as a decimal number; any other as it is.
-
-    >>> decimal("--epsilon=1/4"), decimal("1/4"), decimal("--root=a/b")
-    ('--epsilon=0.25', '0.25', '--root=a/b')
-    """
-    head, equals, value = word.rpartition("=")
-    return f"{head}{equals}{_divide(value)!r}" if FRACTION.match(value) else word
+FractionLoader.add_constructor("!fraction", lambda _, node: divide(str(node.value)))
 
 
 def load_yaml(stream: str) -> Any:
@@ -104,7 +85,11 @@ def plain_error(message: str, known: Sequence[str]) -> str:
 
 def make_parser(preset: str | None, words: str, command: Command) -> Parser:
     """Return the parser of one command, its defaults moved to those of `preset`, if given."""
-    parser = Parser(prog=f"saat {words}", description=(command.config.__doc__ or "").split("\n")[0])
+    about = (command.config.__doc__ or "").split("\n")[0]
+    if command.places:
+        short = " ".join(name.upper() for name in command.places)
+        about += f" `saat {words} {short}` is short for {' and '.join(f'--{name}' for name in command.places)}."
+    parser = Parser(prog=f"saat {words}", description=about)
     parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
     if command.presets:
         names = ", ".join(command.presets)
@@ -156,30 +141,6 @@ def card_data(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": read_card(Path(checkpoint)).data}
 
 
-def listed(command: Command, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with values of a list that stand without brackets, such as `--images a b`, as one list.
-
-    A list in brackets, and null, stay as they are; so does a single value where the option takes one that is no list.
-    """
-    lists = {f"--{each.name}": found for each in fields(command.config) if (found := LIST.match(str(each.type)))}
-    mended: list[str] = []
-    left = list(arguments)
-    while left:
-        option, equals, value = left.pop(0).partition("=")
-        if option not in lists:
-            mended.append(option + equals + value)
-            continue
-        values = [value] if equals else []
-        while left and not left[0].startswith("--"):
-            values.append(left.pop(0))
-        item, other = lists[option][1], lists[option][2] or ""
-        plain = len(values) == 1 and (values[0].startswith("[") or values[0] == "null" or other.endswith(item))
-        numbers = item in ("int", "float")  # any other may look like one, such as a folder named 2024
-        joined = values[0] if plain else f"[{', '.join(values)}]" if numbers else json.dumps(values)
-        mended += [option, joined] if values else [option]
-    return mended
-
-
 def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
     """Return the command's config as the arguments, its preset and its checkpoint's card give it.
 
@@ -192,10 +153,7 @@ def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
         SystemExit: after printing help, or an error.
         SaatError: an option breaks a rule of its config.
     """
-    arguments = list(arguments)
-    if command.first is not None and arguments and not arguments[0].startswith("-"):
-        arguments[0] = f"--{command.first}={arguments[0]}"
-    arguments = [decimal(word) for word in listed(command, arguments)]
+    arguments = spelled_out(command.config, command.places, arguments)
     given = given_options(command, arguments)
     parser = make_parser(given.get("preset"), words, command)
     parser.set_defaults(card_data(given))

@@ -7,6 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,15 +137,51 @@ def test_help_shows_the_defaults_of_a_preset(capsys: pytest.CaptureFixture[str])
     assert "default: cgat)" in capsys.readouterr().out
 
 
-def test_a_list_needs_no_brackets() -> None:
-    build = COMMANDS["index build"]
-    for words in (["--images", "2024", "b c"], ["--images=2024", "b c"], ["--images", '["2024", "b c"]']):
-        made = parse("index build", build, ["--checkpoint=x", *words, "--out=y"])
-        assert made.images == [Path("2024"), Path("b c")]
-    certified = parse("certify", COMMANDS["certify"], ["--radii", "1/4", "0.5", "--out=y", "--checkpoint=x"])
-    assert certified.radii == [0.25, 0.5]
-    assert parse("leaderboard", COMMANDS["leaderboard"], ["--cards=x", "--out=y"]).cards == Path("x")
-    assert parse("index remove", COMMANDS["index remove"], ["--index=x", "--ids=3"]).ids == [3]
+def parsed(line: str) -> Any:
+    words = shlex.split(line)
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    return parse(name, COMMANDS[name], words[len(name.split()) :])
+
+
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [
+        ("index build x 2024 'b c' --out y", 'index build --checkpoint=x --images=\'["2024", "b c"]\' --out=y'),
+        ("index build --images 2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
+        ("index build --images=2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
+        ("index build x a --out y", "index build x '[a]' --out y"),
+        ("index build --checkpoint x --images '[a, b c]' --out y", "index build x '[a, b c]' --out y"),
+        ("index remove y --ids 3", "index remove --index=y --ids=[3]"),
+        (
+            "index push y --to postgresql://host/base --hnsw",
+            "index push --index=y --to=postgresql://host/base --hnsw=true",
+        ),
+        ("search y a.jpg -k 3 --where \"a == '1'\"", "search --index=y --image=a.jpg --k=3 --where=\"a == '1'\""),
+        ("serve y --lab --port 1", "serve --index=y --lab=true --port=1"),
+        ("certify x --radii 1/4 0.5 --out y", "certify --checkpoint=x --radii='[0.25, 0.5]' --out=y"),
+        ("leaderboard x --out y", "leaderboard --cards=x --out=y"),
+        ("leaderboard x z --out y", "leaderboard --cards='[x, z]' --out=y"),
+        ("report x z --names a b --out y", "report --runs='[x, z]' --names='[a, b]' --out=y"),
+        (
+            "attack x --out y --targeted --surrogate a",
+            "attack --checkpoint=x --out=y --targeted=true --surrogate='[a]'",
+        ),
+        (
+            "train --out y --data.split_seed -1 --fit.augment false",
+            "train --out=y --data.split_seed=-1 --fit.augment=false",
+        ),
+        ("train --out y --fit.augment --quiet", "train --out=y --fit.augment=true --quiet=true"),
+    ],
+)
+def test_short_forms_mean_the_whole_ones(short: str, whole: str) -> None:
+    assert parsed(short) == parsed(whole)
+
+
+def test_what_a_list_takes() -> None:
+    made = parsed("index build x 2024 'b c' --out y")
+    assert (made.checkpoint, made.images, made.out) == (Path("x"), [Path("2024"), Path("b c")], Path("y"))
+    assert parsed("certify x --radii 1/4 0.5 --out y").radii == [0.25, 0.5]
+    assert parsed("leaderboard x --out y").cards == Path("x")
 
 
 def test_data_options_of_a_command_that_has_none_get_an_answer(

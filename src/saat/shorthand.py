@@ -1,0 +1,90 @@
+"""Short forms of the command line, spelled out: names left out, lists without brackets, flags without a value."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
+
+
+def divide(text: str) -> float:
+    """Return the value of a fraction such as `8/255`; NaN where it divides by zero, which every option refuses."""
+    above, below = map(float, text.split("/"))
+    return above / below if below else float("nan")
+
+
+def decimal(word: str) -> str:
+    """Return an argument with a value such as 8/255 as a decimal number; any other as it is.
+
+    >>> decimal("--epsilon=1/4"), decimal("1/4"), decimal("--root=a/b")
+    ('--epsilon=0.25', '0.25', '--root=a/b')
+    """
+    head, equals, value = word.rpartition("=")
+    return f"{head}{equals}{divide(value)!r}" if FRACTION.match(value) else word
+
+
+def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as the parser takes them: every value behind its option, lists in brackets.
+
+    * Values that stand first belong to the options `places`, in this order; the last of these takes all that are left,
+      if it is a list.
+    * A list in brackets, and null, stay as they are; so does a single value where the option takes one that is no list.
+    * A switch without a value is on. `-k` is `--k`.
+
+    Args:
+        config: the dataclass of the command's options.
+        places: options whose names may be left out.
+        arguments: as typed.
+
+    >>> from saat.recipes.search import SearchConfig
+    >>> spelled_out(SearchConfig, ("index", "image"), ["runs/index", "a.jpg", "-k", "3", "--quiet"])
+    ['--index', 'runs/index', '--image', 'a.jpg', '--k', '3', '--quiet', 'true']
+    """
+    kinds = _kinds(config, "--")
+    left = [decimal(word) for word in arguments]
+    spelled: list[str] = []
+    for name in places:
+        if not left or left[0].startswith("-"):
+            break
+        spelled += _with_values(f"--{name}", kinds[f"--{name}"], [], left)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        option = "--k" if option == "-k" else option
+        if option in kinds:
+            spelled += _with_values(option, kinds[option], [value] if equals else [], left)
+        else:
+            spelled.append(option + equals + value)
+    return spelled
+
+
+def _kinds(config: type[Any], prefix: str) -> dict[str, Any]:
+    """Return option -> type, of nested dataclasses too."""
+    hints, kinds = get_type_hints(config), dict[str, Any]()
+    for each in fields(config):
+        kind = hints[each.name]
+        kinds[prefix + each.name] = kind
+        for part in (kind, *get_args(kind)):
+            if is_dataclass(part):
+                kinds |= _kinds(part, f"{prefix}{each.name}.")  # type: ignore[arg-type]
+    return kinds
+
+
+def _with_values(option: str, kind: Any, values: list[str], left: list[str]) -> list[str]:
+    """Return the option with its values: those given and, taken from `left`, those that follow."""
+    alternatives = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    items = next((get_args(part) for part in alternatives if get_origin(part) is list), ())
+    while left and not left[0].startswith("--") and (items or not values):
+        values.append(left.pop(0))
+    if kind is bool and not values:
+        return [option, "true"]
+    if not items or not values:
+        return [option, *values]
+    if len(values) == 1 and (values[0].startswith("[") or values[0] == "null" or items[0] in alternatives):
+        return [option, values[0]]
+    # any other than a number may look like one, such as a folder named 2024
+    return [option, f"[{', '.join(values)}]" if items[0] in (int, float) else json.dumps(values)]
