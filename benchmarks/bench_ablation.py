@@ -1,4 +1,4 @@
-"""What each ingredient of query-side training is worth: left out of it, and alone on top of SAAT.
+"""What each ingredient of query-side training is worth: left out of it, alone on top of SAAT, and others that it lacks.
 
 python benchmarks/bench_ablation.py [--runs "query-side, no average" ...] [--seeds 0] [--quick]
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
 from bench_protocol import RESULTS, heading, paper_fit, reported, trained
+from ingredients import with_early_stopping, with_growing_radius, with_weight_perturbation
 
 from saat.models.checkpoint import DATABASE_FOLDER, Card, load_checkpoint, save_checkpoint
 from saat.recipes.evaluate import EvaluateConfig, evaluate
@@ -42,6 +43,9 @@ TRAINED: dict[str, dict[str, Any]] = {
     "query-side, radius 8/255": WHOLE | {"epsilon": 8 / 255, "step_size": 8 / 255},
     "query-side, 2 steps": WHOLE | {"steps": 2, "step_size": 6 / 255, "fit": replace(WHOLE_FIT, epochs=27)},
     "query-side, 7 steps": WHOLE | {"steps": 7, "step_size": 2.5 / 255, "fit": replace(WHOLE_FIT, epochs=10)},
+    "query-side, weight perturbation": WHOLE | {"fit": replace(WHOLE_FIT, epochs=27)},
+    "query-side, growing radius": WHOLE,
+    "query-side, early stopping": WHOLE,
 }
 """How each is trained; those below take a trained model and change how it is used."""
 
@@ -72,6 +76,12 @@ MADE: dict[str, Callable[[Path, Path], Card]] = {
     "query-side, not mirrored": lambda folder, out: mirrored(folder, out, "query-side", False),
     "query-side, database of its own": own_database,
 }
+TRIED: dict[str, Callable[[HardenConfig], Card]] = {
+    "query-side, weight perturbation": with_weight_perturbation,
+    "query-side, growing radius": with_growing_radius,
+    "query-side, early stopping": with_early_stopping,
+}
+"""Of the trained ones, those with something that query-side training does not have."""
 RUNS = (*TRAINED, *MADE)
 
 
@@ -90,7 +100,7 @@ def run(name: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
         out = folder / "ablation-quick" / out.name
         options = options | {"fit": replace(options["fit"], epochs=1)} if options else options
     config = HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, **options)
-    card = trained(out, lambda: MADE[name](folder, out) if name in MADE else harden(config))
+    card = trained(out, lambda: MADE[name](folder, out) if name in MADE else TRIED.get(name, harden)(config))
     suite = EvaluateConfig(
         checkpoint=out,
         suite="fast",
