@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from saat.cli import main
 from saat.recipes.plant import found_shares
@@ -36,6 +38,14 @@ def test_items_are_found_or_hidden(hide: bool, tiny: Path, tmp_path: Path) -> No
     report = json.loads((tmp_path / "report.json").read_text())
     before, after = report["found_in_top"]["before"]["10"], report["found_in_top"]["after"]["10"]
     assert after < before if hide else after > before
+    splits = load_subject(tiny, None, None, device=torch.device("cpu"), quiet=True).splits
+    assert len(report["images"]) == report["items"] == 20
+    for file, name in report["images"].items():
+        row = int(Path(file).stem)
+        assert splits.database.item_names[row] == name
+        planted = torch.from_numpy(np.array(Image.open(tmp_path / file))).permute(2, 0, 1)
+        change = planted.int() - splits.database.images[row].int()
+        assert 0 < change.abs().max() <= 32
 
 
 def test_an_unknown_label_lists_the_near_ones(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def _pictures(folder: Path, number: int, clean: Tensor, adversarial: Tensor, fac
     paths = {}
     for name, picture in (("clean", clean), ("adversarial", adversarial), ("perturbation", change)):
         paths[f"{name}_image"] = f"{FOLDER}/{number}_{name}.png"
-        _save(folder / paths[f"{name}_image"], picture)
+        write_picture(folder / paths[f"{name}_image"], picture)
     return paths
 
 
@@ -116,7 +116,7 @@ def _results(
     found = []
     for item in torch.sort(distances, stable=True).indices[:top].tolist():
         name = f"{FOLDER}/item_{item}.png"
-        _save(folder / name, database[item].float() / 255.0)
+        write_picture(folder / name, database[item].float() / 255.0)
         found.append(
             {
                 "item": item,
@@ -133,7 +133,8 @@ def _names(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     return [name for name, has in zip(class_names, labels.tolist(), strict=True) if has]
 
 
-def _save(path: Path, image: Tensor) -> None:
+def write_picture(path: Path, image: Tensor) -> None:
+    """Write an image (3, H, W) in [0, 1] to a PNG file, atomically."""
     pixels = (image * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
     with atomic_write(path) as file:
         Image.fromarray(pixels).save(file, "PNG")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -19,13 +18,16 @@ from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.data.catalog import DataOptions
+from saat.data.splits import Splits
 from saat.errors import ArgumentError, check_at_least, check_choice
+from saat.evaluation.examples import write_picture
+from saat.evaluation.suite import round_to_8_bits
 from saat.hamming import hamming_distances, sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import encode_subject
-from saat.recipes.subject import Subject, load_subject
+from saat.recipes.subject import load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, make_folder, make_generator, write_text
+from saat.runtime import RunOptions, derive_seed, make_folder, make_generator, write_text
 
 TOP = (10, 100)
 
@@ -35,7 +37,7 @@ class PlantConfig(RunOptions):
     """Change database images so that queries of a label find them, though they are of another; or miss them.
 
     Args:
-        out: folder for report.json and the images.
+        out: folder for report.json and the images, `items/ROW.png`.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
@@ -89,10 +91,13 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     wanted[:, label] = 1
     code_of = mainstay_codes if config.hide else common_codes
     goal = SemanticGoal(bank, code_of, flips_objective, targeted=not config.hide)
-    attack = APGD(ThreatModel(config.norm, config.epsilon), steps=config.steps, precision=config.precision)
+    threat = ThreatModel(config.norm, config.epsilon)
+    attack = APGD(threat, steps=config.steps, precision=config.precision)
     model = subject.database_model  # what items are encoded with
     objective = goal(model, clean.to(device), wanted)
-    planted = attack(model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
+    found = attack(model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
+    # measured as the file that an attacker hands in
+    planted = round_to_8_bits(found, splits.database.images[rows], threat).float() / 255.0
     query_codes = sign_codes(codes.query_logits)[queries]
     planted_codes = sign_codes(encode_logits(model, planted, quiet=True))
     shares = {
@@ -110,7 +115,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
         "model_evaluations": attack.cost.model_evaluations,
         "found_in_top": shares,
     }
-    write(config.out, report, planted, rows, subject)
+    write(config.out, report, planted, rows, splits)
     if not config.quiet:
         print_plant(report)
     return report
@@ -161,11 +166,13 @@ def found_shares(queries: Tensor, items: Tensor, database: Tensor, rows: Tensor)
     return {str(n): ((n - before) / (level + 1)).clamp(0.0, 1.0).mean().item() for n in TOP}
 
 
-def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, subject: Subject) -> None:
-    """Write the report, and the images with their rows and ids."""
-    with atomic_write(out / "planted.safetensors") as file:
-        file.write(safetensors.torch.save({"images": planted.contiguous(), "rows": rows}))
-    names = {"checksum": subject.splits.manifest()["checksums"]["database"]}
+def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, splits: Splits) -> None:
+    """Write the images, (M, 3, S, S) in [0, 1], as files for an index, and the report, which says what each was."""
+    items = {}
+    for row, image in zip(rows.tolist(), planted, strict=True):
+        items[f"items/{row}.png"] = splits.database.item_names[row]
+        write_picture(out / f"items/{row}.png", image)
+    names = {"images": items, "checksum": splits.database.checksum()}
     write_text(out / "report.json", json.dumps(dict(report) | names, indent=2) + "\n")
 
 
