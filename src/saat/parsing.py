@@ -68,13 +68,19 @@ def plain_error(message: str, known: Sequence[str]) -> str:
     r"""Return the parser's message as a sentence, with a near option for one that is not known.
 
     >>> plain_error('Parser key "fit":\n  Parser key "epochs":\n    Expected a <class \'int\'>. Got value: x', [])
-    '`fit.epochs` is an int; got x'
+    '`fit.epochs` is int; got x'
     >>> plain_error("unrecognized arguments: --step 3", ["--steps", "--out"])
     'unrecognized arguments: --step 3; did you mean --steps?'
     """
     name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    if found := re.search(r"Expected a <class '(\w+)'>\. Got value: (.*)", message):
-        return f"`{name}` is {'an' if found[1][0] in 'aeiou' else 'a'} {found[1]}; got {found[2]}"
+    got = re.search(r"(?:Got value|Given value): (.*)", message)
+    if got and "is not accepted" not in message:
+        one, several = (
+            re.search(rule, message) for rule in (r"Expected a (<class .*>)\. Got value", r"Subtypes: \[(.*)\]")
+        )
+        kinds = [kind.rpartition(".")[2] for kind in re.findall(r"<class '([\w.]+)'>", (one or several or got)[1])]
+        kinds = ["null" if kind == "NoneType" else kind for kind in kinds]
+        return f"`{name}` is {' or '.join(kinds) or 'of another type'}; got {got[1]}"
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)

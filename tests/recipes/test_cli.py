@@ -295,7 +295,8 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
     ("words", "message"),
     [
         (["attack", "--out=y", "--data.bogus=3"], "unrecognized arguments: --data.bogus; did you mean --data.help?"),
-        (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is an int; got x"),
+        (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is int; got x"),
+        (["attack", "--out=y", "--batch_size=q"], "`batch_size` is int or null; got q"),
         (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
         (["attack"], "the following arguments are required: out"),
     ],
