@@ -62,9 +62,24 @@ def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
         parts.append(f"## {dataset}\n\n{markdown(columns, table, text_columns=3)}\n")
         parts.append(
             f"Seeds {seeds}; {sizes}; chance MAP {chance}. Training: {times}, on {machine['cores']} cores that "
-            "other work had a share in.\n"
+            f"other work had a share in. {beyond_the_paper(mine)}\n"
         )
     return parts
+
+
+def beyond_the_paper(results: Sequence[dict[str, Any]]) -> str:
+    """Return how far below the SAAT attack the suite ends on hardened models, and how far any code found would."""
+    lower, lowest = [], []
+    for result in results:
+        found = {row["attack"]: row for row in result["rows"] if row["model"] == "hardened"}
+        if "suite standard" in found:
+            paper, suite = found["saat-paper"]["map"], found["suite standard"]
+            lower.append(100 * (1 - suite["map"] / paper))
+            lowest.append(100 * (1 - suite["any_code_map"] / paper))
+    return (
+        f"On hardened models the suite ends {spread(lower, 1)} % under the SAAT attack (the aim was 15), where the "
+        f"lowest MAP of any code found is {spread(lowest, 1)} % under it."
+    )
 
 
 def equal_table(results: Sequence[dict[str, Any]]) -> list[str]:
