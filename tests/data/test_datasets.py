@@ -84,10 +84,10 @@ def test_what_is_odd_about_a_folder_is_said(folder, caplog):
         path.write_text("no picture")
     load_splits(DataOptions(name="folder", root=folder, image_size=8), quiet=True)
     beside, damaged, *empty, chance = caplog.messages
-    assert beside == f"1 images beside the class folders of {folder} are left out, first beside.png"
-    assert damaged.startswith("10 damaged images are left out: cat/01.png: not an image; cat/")
+    assert beside == f"images beside the class folders of {folder} are left out, 1 in all, first beside.png"
+    assert damaged.startswith("damaged images are left out, 10 in all: cat/01.png: not an image; cat/")
     assert damaged.endswith("; and 5 more")
-    assert empty == [f"1 of 2 classes have no image in {split}: cat" for split in ("train", "database")]
+    assert empty == [f"{split} has no image of 1 of 2 classes: cat" for split in ("train", "database")]
     assert chance == "chance MAP is 1.000: nearly every item shares a label with every query"
 
 

@@ -28,7 +28,7 @@ def read_folder(root: Path) -> Collection:
         raise DataError(f"`data.root` has one subfolder a class; found none in {root}")
     beside = [path.name for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
     if beside:
-        log.warning(f"{len(beside)} images beside the class folders of {root} are left out, first {beside[0]}")
+        log.warning(f"images beside the class folders of {root} are left out, {len(beside)} in all, first {beside[0]}")
     paths: list[Path] = []
     labels: list[int] = []
     for number, folder in enumerate(classes):

@@ -87,12 +87,12 @@ class Splits:
         if self.damaged:
             shown = "; ".join(self.damaged[:NAMED])
             more = f"; and {len(self.damaged) - NAMED} more" if len(self.damaged) > NAMED else ""
-            found.append(f"{len(self.damaged)} damaged images are left out: {shown}{more}")
+            found.append(f"damaged images are left out, {len(self.damaged)} in all: {shown}{more}")
         for split in (self.train, self.database):
             empty = [self.class_names[place] for place in torch.nonzero(split.labels.sum(0) == 0).flatten().tolist()]
             if empty:
                 shown = ", ".join(empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
-                found.append(f"{len(empty)} of {len(self.class_names)} classes have no image in {split.name}: {shown}")
+                found.append(f"{split.name} has no image of {len(empty)} of {len(self.class_names)} classes: {shown}")
         if (chance := self.chance_map()) > ANY_RANKING:
             found.append(f"chance MAP is {chance:.3f}: nearly every item shares a label with every query")
         return found
