@@ -24,7 +24,7 @@ from saat.defenses.catalog import DEFENSES, DefenseOptions
 from saat.defenses.inner import InnerAttack
 from saat.evaluation.metrics import evaluate_retrieval
 from saat.hamming import sign_codes
-from saat.models.checkpoint import Card, load_checkpoint, save_checkpoint
+from saat.models.checkpoint import DATABASE_FOLDER, Card, load_checkpoint, save_checkpoint
 from saat.models.hash_model import encode_logits
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.subject import splits_of
@@ -207,19 +207,21 @@ def with_early_stopping(config: HardenConfig) -> Card:
         item_names=train.item_names[first:],
         digests=train.digests[first:],
     )
+    last = replace(config, out=config.out.with_name(f"{config.out.name}-last"))  # whose card says when that is done
     steps = count_batches(len(train), config.fit.batch_size)
     watched: list[EarlyStopping] = []
 
     def wrap(step: nn.Module, options: DefenseOptions) -> nn.Module:
         bank = options.bank
-        watched.append(EarlyStopping(step, parent, held, bank, out=config.out, steps=steps, epochs=config.fit.epochs))
+        watched.append(EarlyStopping(step, parent, held, bank, out=last.out, steps=steps, epochs=config.fit.epochs))
         return watched[0]
 
     with _registered(wrap):
-        card = harden(config)
-    model, _ = load_checkpoint(config.out)
+        card = harden(last)
+    model, _ = load_checkpoint(last.out)
     best = watched[0].look(model.state_dict(), config.fit.epochs)
     model.load_state_dict(best["state"])
     card = replace(card, training=card.training | {"kept_epoch": best["epoch"]})
+    save_checkpoint(config.out / DATABASE_FOLDER, *load_checkpoint(last.out / DATABASE_FOLDER))
     save_checkpoint(config.out, model, card)
     return card

@@ -131,6 +131,14 @@ def test_statistics_that_overflow_are_an_error(tmp_path):
         fit(tiny_model(), step, SPLIT, FitOptions(epochs=1), folder=tmp_path, run={}, quiet=True)
 
 
+def test_infinities_of_the_users_own_stay(tmp_path):
+    model = tiny_model()
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    step = HashingStep(build_loss("csq", labels=SPLIT.labels, code_length=8))
+    fit(model, step, SPLIT, FitOptions(epochs=1), folder=tmp_path, run={}, quiet=True)
+    assert model.mask[0, 1] == -torch.inf
+
+
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
     class Broken(HashingStep):
         def forward(self, model: nn.Module, batch: Batch) -> StepOutput:

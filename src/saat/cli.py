@@ -91,3 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"saat {words}: stopped; the same command {then}", file=sys.stderr)
         return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

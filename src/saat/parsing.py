@@ -75,12 +75,10 @@ def plain_error(message: str, known: Sequence[str]) -> str:
     name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     got = re.search(r"(?:Got value|Given value): (.*)", message)
     if got and "is not accepted" not in message:
-        one, several = (
-            re.search(rule, message) for rule in (r"Expected a (<class .*>)\. Got value", r"Subtypes: \[(.*)\]")
-        )
-        kinds = [kind.rpartition(".")[2] for kind in re.findall(r"<class '([\w.]+)'>", (one or several or got)[1])]
-        kinds = ["null" if kind == "NoneType" else kind for kind in kinds]
-        return f"`{name}` is {' or '.join(kinds) or 'of another type'}; got {got[1]}"
+        wanted = re.search(r"Expected a (<class .*>)\. Got value", message) or re.search(r"Subtypes: \[(.*)\]", message)
+        kinds = re.sub(r"<class '([^']+)'>", r"\1", wanted[1] if wanted else "of another type").split(", ")
+        kinds = ["null" if kind == "NoneType" else re.sub(r"\w+\.", "", kind) for kind in kinds]
+        return f"`{name}` is {' or '.join(kinds)}; got {got[1]}"
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
@@ -140,11 +138,19 @@ def card_data(given: Mapping[str, Any]) -> dict[str, Any]:
 
     With `data.name` it is other data, of which the card knows nothing.
     """
-    checkpoint, data = given.get("checkpoint"), given.get("data")
+    # as text: one that is needed may have been read as YAML, a folder named 2024 as a number
+    checkpoint, data = str(given.get("checkpoint") or ""), given.get("data")
     partly = isinstance(data, jsonargparse.Namespace) and "name" not in data
-    if checkpoint is None or not partly or not (Path(checkpoint) / CARD_FILE).exists():
+    if not checkpoint or not partly or not (Path(checkpoint) / CARD_FILE).exists():
         return {}
     return {"data": read_card(Path(checkpoint)).data}
+
+
+def complete(data: jsonargparse.Namespace, card: Mapping[str, Any]) -> None:
+    """Fill in what is not given of the data by what the card says; a `data: null` in a file does not stand for it."""
+    for name, value in card.items():
+        if name not in data:
+            data[name] = Path(value) if name == "root" and value else value
 
 
 def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
@@ -162,6 +168,11 @@ def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
     arguments = spelled_out(command.config, command.places, arguments)
     given = given_options(command, arguments)
     parser = make_parser(given.get("preset"), words, command)
-    parser.set_defaults(card_data(given))
-    config = parser.instantiate(parser.parse_args(arguments))
+    of_card = card_data(given)
+    parser.set_defaults(of_card)
+    parsed = parser.parse_args(arguments)
+    if of_card:
+        complete(given["data"], of_card["data"])
+        parsed.data = given["data"]
+    config = parser.instantiate(parsed)
     return command.config(**{key: value for key, value in vars(config).items() if key not in ("config", "preset")})

@@ -19,13 +19,12 @@ def divide(text: str) -> float:
 
 
 def decimal(word: str) -> str:
-    """Return an argument with a value such as 8/255 as a decimal number; any other as it is.
+    """Return a value such as 8/255 as a decimal number; any other as it is.
 
-    >>> decimal("--epsilon=1/4"), decimal("1/4"), decimal("--root=a/b")
-    ('--epsilon=0.25', '0.25', '--root=a/b')
+    >>> decimal("1/4"), decimal("a/b")
+    ('0.25', 'a/b')
     """
-    head, equals, value = word.rpartition("=")
-    return f"{head}{equals}{divide(value)!r}" if FRACTION.match(value) else word
+    return repr(divide(word)) if FRACTION.match(word) else word
 
 
 def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[str]) -> list[str]:
@@ -46,7 +45,7 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
     ['--index', 'runs/index', '--image', 'a.jpg', '--k', '3', '--quiet', 'true']
     """
     kinds = _kinds(config, "--")
-    left = [decimal(word) for word in arguments]
+    left = list(arguments)
     spelled: list[str] = []
     for name in places:
         if not left or left[0].startswith("-"):
@@ -80,6 +79,8 @@ def _with_values(option: str, kind: Any, values: list[str], left: list[str]) -> 
     items = next((get_args(part) for part in alternatives if get_origin(part) is list), ())
     while left and not left[0].startswith("--") and (items or not values):
         values.append(left.pop(0))
+    if {int, float} & {*alternatives, *items}:
+        values = [decimal(value) for value in values]  # a path such as 2024/05 is none
     if kind is bool and not values:
         return [option, "true"]
     if not items or not values:
@@ -87,4 +88,4 @@ def _with_values(option: str, kind: Any, values: list[str], left: list[str]) -> 
     if len(values) == 1 and (values[0].startswith("[") or values[0] == "null" or items[0] in alternatives):
         return [option, values[0]]
     # any other than a number may look like one, such as a folder named 2024
-    return [option, f"[{', '.join(values)}]" if items[0] in (int, float) else json.dumps(values)]
+    return [option, f"[{', '.join(values)}]" if items[0] in (int, float) else json.dumps(values, ensure_ascii=False)]

@@ -156,6 +156,8 @@ def fit(
         weight_decay=options.weight_decay,
     )
     average = WeightAverage(model, options.average) if options.average else None
+    # a user's model may hold infinities of its own, such as the mask of an attention
+    finite = [name for name, value in model.state_dict().items() if bool(torch.isfinite(value).all())]
     history = _resume(folder / STATE_FILE, run, model, optimizer, step, average)
     steps = count_batches(len(split), options.batch_size)
     bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
@@ -184,7 +186,7 @@ def fit(
     bar.close()
     if average is not None:
         model.load_state_dict(average.state)
-    broken = [name for name, value in model.state_dict().items() if not bool(torch.isfinite(value).all())]
+    broken = [name for name in finite if not bool(torch.isfinite(model.state_dict()[name]).all())]
     if broken:  # running statistics can overflow while the loss, of the batch's own, stays finite
         raise SaatError(f"the training broke: {broken[0]} is no longer finite; try a lower `learning_rate`")
     model.eval()

@@ -57,6 +57,11 @@ def test_a_set_from_the_hub_has_its_files_in_data(tmp_path):
     assert {name: len(rows) for name, rows in items.pools.items()} == {"train": 4, "query": 2}
     assert items.item_names[0] == "data/test-00000-of-00001.parquet#0"
     assert items.read(1) == CONTENTS[5]
+    (tmp_path / "data" / "class_names.txt").write_text("no\nyes\n")
+    assert read_parquet(tmp_path).class_names == ("no", "yes")
+    (tmp_path / "cat").mkdir()  # a folder of classes, one of which is called data
+    with pytest.raises(DataError, match="found none at"):
+        read_parquet(tmp_path)
 
 
 def test_labels_are_needed_only_where_they_are_asked_for(tmp_path):

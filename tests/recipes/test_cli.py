@@ -98,14 +98,16 @@ def test_some_data_options_beside_a_checkpoint_leave_the_others_as_its_card_says
     assert_sizes(tmp_path, queries=20, database=70)
 
 
-@pytest.mark.parametrize("form", ["in a file", "whole", "checkpoint in a file"])
+@pytest.mark.parametrize("form", ["in a file", "whole", "checkpoint in a file", "null before"])
 def test_some_data_options_in_any_form_leave_the_others_as_the_card_says(
     form: str, plain: Path, tmp_path: Path
 ) -> None:
     checkpoint, data = f"checkpoint: {plain}\n", "data: {query_size: 30}\n"
     (tmp_path / "all.yaml").write_text(checkpoint + data)
     (tmp_path / "checkpoint.yaml").write_text(checkpoint)
+    (tmp_path / "null.yaml").write_text(f"{checkpoint}data: null\n")
     words = {
+        "null before": [f"--config={tmp_path / 'null.yaml'}", "--data.query_size=30"],
         "in a file": [f"--config={tmp_path / 'all.yaml'}"],
         "whole": [f"--checkpoint={plain}", '--data={"query_size": 30}'],
         "checkpoint in a file": ["--data.query_size=30", f"--config={tmp_path / 'checkpoint.yaml'}"],
@@ -150,6 +152,13 @@ def parsed(line: str) -> Any:
         ("index build --images 2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
         ("index build --images=2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
         ("index build x a --out y", "index build x '[a]' --out y"),
+        ("index build x 😀 2024/05 --out y", "index build --checkpoint=x --images='[😀, \"2024/05\"]' --out=y"),
+        ("index info 2024/05", "index info --index=2024/05"),
+        (
+            "attack x --out y --epsilon 1/4 --step_size=1/8",
+            "attack --checkpoint=x --out=y --epsilon=0.25 --step_size=0.125",
+        ),
+        ("harden 2024 --out y", "harden --checkpoint=./2024 --out=y"),
         ("index build --checkpoint x --images '[a, b c]' --out y", "index build x '[a, b c]' --out y"),
         ("index remove y --ids 3", "index remove --index=y --ids=[3]"),
         (
@@ -175,6 +184,12 @@ def parsed(line: str) -> Any:
 )
 def test_short_forms_mean_the_whole_ones(short: str, whole: str) -> None:
     assert parsed(short) == parsed(whole)
+
+
+def test_a_checkpoint_whose_name_reads_as_a_number_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("2024", "2024-05-01"):
+        assert main(["harden", name, "--out=y", "--data.query_size=3"]) == 2
+        assert f"found no card.json in {name}" in capsys.readouterr().err
 
 
 def test_what_a_list_takes() -> None:
@@ -298,14 +313,16 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
         (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is int; got x"),
         (["attack", "--out=y", "--batch_size=q"], "`batch_size` is int or null; got q"),
         (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
+        (["attack", "--out=y", "--config=@"], "`surrogate` is list[Path] or null; got runs/a"),
         (["attack"], "the following arguments are required: out"),
     ],
 )
 def test_options_that_cannot_be_parsed_get_one_sentence(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "file.yaml").write_text("surrogate: runs/a\n")
     with pytest.raises(SystemExit) as stopped:
-        main(words)
+        main([word.replace("@", str(tmp_path / "file.yaml")) for word in words])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"saat attack: {message}\n`saat attack --help` shows the options\n"
 

@@ -34,12 +34,16 @@ def test_found_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_items_are_found_or_hidden(hide: bool, tiny: Path, tmp_path: Path) -> None:
     words = ["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trouser", "--count=20"]
     words += [f"--hide={str(hide).lower()}", "--epsilon=32/255", "--steps=10", "--quiet=true"]
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "9.png").write_text("of an earlier run")
     assert main(words) == 0
+    files = {f"items/{path.name}" for path in (tmp_path / "items").iterdir()}
     report = json.loads((tmp_path / "report.json").read_text())
     before, after = report["found_in_top"]["before"]["10"], report["found_in_top"]["after"]["10"]
     assert after < before if hide else after > before
     splits = load_subject(tiny, None, None, device=torch.device("cpu"), quiet=True).splits
     assert len(report["images"]) == report["items"] == 20
+    assert files == set(report["images"])
     for file, name in report["images"].items():
         row = int(Path(file).stem)
         assert splits.database.item_names[row] == name

@@ -91,7 +91,8 @@ class DataOptions:
         if DATASETS[self.name].needs_root and self.root is None:
             raise ArgumentError(f"`data.root` says where the images of data set {self.name} lie; got none")
         if self.root is not None:  # cards and reports hold it, and are read from other folders
-            object.__setattr__(self, "root", self.root.expanduser().absolute())
+            root = self.root.expanduser() if self.root.parts[:1] == ("~",) else self.root
+            object.__setattr__(self, "root", root.absolute())
 
 
 def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:

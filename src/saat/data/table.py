@@ -22,9 +22,13 @@ ROW_GROUPS_KEPT = 4  # rows are decoded in ascending order, so few row groups ar
 
 
 def parquet_files(root: Path) -> list[Path]:
-    """Return `root` itself, or the `*.parquet` in that folder, or, as a set from the hub has them, in its `data`."""
+    """Return `root` itself, or the `*.parquet` in that folder, or, as a set from the hub has them, in its `data`.
+
+    Where there are other folders beside `data`, it is a class of images, and holds none.
+    """
     if root.is_dir():
-        return sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+        folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return sorted(root.glob("*.parquet")) or (sorted(root.glob("data/*.parquet")) if folders == ["data"] else [])
     return [root] if root.suffix == ".parquet" else []
 
 
@@ -119,7 +123,7 @@ def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]]
     if not flat:
         raise DataError(f"`data.root` holds rows; found none in {folder}")
     largest = max(max(classes, default=0) for classes in flat)
-    class_names = read_class_names(folder) or numbered_classes(largest + 1)
+    class_names = read_class_names(folder) or read_class_names(paths[0].parent) or numbered_classes(largest + 1)
     if largest >= len(class_names):
         raise DataError(f"class_names.txt in {folder} names every class; found {len(class_names)} for label {largest}")
     labels = np.zeros((len(flat), len(class_names)), dtype=np.uint8)

@@ -144,8 +144,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         rule = "`weights` is random, imagenet, auto or the path of a file"
         raise CheckpointError(f"{rule}; found nothing at {path}") from None
     except Exception as error:  # a damaged archive or pickle raises anything from RuntimeError to EOFError
-        # torch goes on to explain how to load it unsafely
-        why = re.split(r"\n|\. ", str(error).rpartition("WeightsUnpickler error: ")[2])[0] or "no archive of tensors"
+        kind = re.search(r"Unsupported global: \S+ \S+", str(error))  # torch goes on to explain how to load it unsafely
+        why = kind[0] if kind else str(error) if path.is_dir() else "no archive of tensors"
         rule = "`weights` is a state file that torch.load can read with weights_only"
         raise CheckpointError(f"{rule}; {path} is not: {why}") from error
     state: Any = content.get("state_dict", content) if isinstance(content, dict) else content

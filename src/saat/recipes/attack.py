@@ -186,8 +186,8 @@ class AttackConfig(RunOptions):
 
     def threat(self) -> Threat:
         """Return how far images may move."""
-        if self.patch > 1.0:  # its own argument has another name
-            raise ArgumentError(f"`patch` is a share of the image's area, at most 1; got {self.patch}")
+        if not 0.0 <= self.patch <= 1.0:  # its own argument has another name
+            raise ArgumentError(f"`patch` is a share of the image's area, 0 to 1; got {self.patch}")
         return PatchThreat(self.patch) if self.patch else ThreatModel(self.norm, self.epsilon)
 
 

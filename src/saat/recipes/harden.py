@@ -35,7 +35,7 @@ from saat.models.checkpoint import (
 from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.subject import splits_of
 from saat.recipes.tables import print_metrics
-from saat.recipes.train import identity, measure, versions
+from saat.recipes.train import data_values, identity, measure, versions
 from saat.runtime import RunOptions
 from saat.training import FitOptions, fit
 
@@ -168,6 +168,8 @@ def harden(config: HardenConfig) -> Card:
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
     run = identity(config) | {"parent_weights": weights_checksum(model)}
+    if config.data is not None:
+        run |= {"checksums": parent.manifest["checksums"]}
     model.mirror = False  # training sees each image once; crop and flip are its views
     history = fit(
         model,
@@ -206,8 +208,8 @@ def splits_and_card(config: HardenConfig, parent: Card) -> tuple[Splits, Card]:
     if config.data is None:
         return splits_of(parent, config.checkpoint, quiet=config.quiet), parent
     splits = load_splits(config.data, quiet=config.quiet)
-    about = {"data": identity(config)["data"], "manifest": splits.manifest()}
-    return splits, replace(parent, image_size=splits.train.images.shape[-1], **about)
+    size = splits.train.images.shape[-1]
+    return splits, replace(parent, data=data_values(config.data), manifest=splits.manifest(), image_size=size)
 
 
 def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saat.attacks.autopgd import APGD
@@ -115,7 +116,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
         "model_evaluations": attack.cost.model_evaluations,
         "found_in_top": shares,
     }
-    write(config.out, report, planted, rows, splits)
+    write(config.out, report, planted, rows, splits, border=subject.data.crop_border)
     if not config.quiet:
         print_plant(report)
     return report
@@ -166,12 +167,17 @@ def found_shares(queries: Tensor, items: Tensor, database: Tensor, rows: Tensor)
     return {str(n): ((n - before) / (level + 1)).clamp(0.0, 1.0).mean().item() for n in TOP}
 
 
-def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, splits: Splits) -> None:
-    """Write the images, (M, 3, S, S) in [0, 1], as files for an index, and the report, which says what each was."""
+def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, splits: Splits, *, border: int) -> None:
+    """Write the images, (M, 3, S, S) in [0, 1], as files for an index, and the report, which says what each was.
+
+    Around each stands the border that an index of this model cuts off again.
+    """
+    for earlier in (out / "items").glob("*.png"):
+        earlier.unlink()
     items = {}
     for row, image in zip(rows.tolist(), planted, strict=True):
         items[f"items/{row}.png"] = splits.database.item_names[row]
-        write_picture(out / f"items/{row}.png", image)
+        write_picture(out / f"items/{row}.png", F.pad(image[None], (border,) * 4, mode="replicate")[0])
     names = {"images": items, "checksum": splits.database.checksum()}
     write_text(out / "report.json", json.dumps(dict(report) | names, indent=2) + "\n")
 

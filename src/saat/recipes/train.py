@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> Card:
         code_length=model.code_length,
         image_size=image_size,
         loss=config.loss,
-        data=run["data"],
+        data=data_values(config.data),
         manifest=manifest,
         training={"seed": config.seed, "fit": run["fit"], "seconds": sum(row["seconds"] for row in history)},
         metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
@@ -108,9 +108,19 @@ def train(config: TrainConfig) -> Card:
 
 
 def identity(config: TrainConfig | Any) -> dict[str, Any]:
-    """Return the options that make a run what it is, JSON-able: all but where and how loudly it runs."""
+    """Return the options that make a run what it is, JSON-able: all but where and how loudly it runs.
+
+    Where its images lie is not among them: they have checksums.
+    """
     options = {key: value for key, value in asdict(config).items() if key not in ("out", "threads", "quiet", "device")}
+    if options["data"] is not None:
+        options["data"]["root"] = None
     return dict(json.loads(json.dumps(options, default=str)))
+
+
+def data_values(data: DataOptions) -> dict[str, Any]:
+    """Return the data options as a card holds them, JSON-able."""
+    return dict(json.loads(json.dumps(asdict(data), default=str)))
 
 
 def versions() -> dict[str, str]:
