@@ -6,9 +6,9 @@ Both search on the same model for the same queries, in one run and in turns:
 
 * published: the SAAT paper's attack as released, 100 steps of 1/255 in float32, channels first, with a backward pass
   that reaches the weights too, and all queries in one batch for all steps;
-* ours: `PGD` in precision auto and channels last, on the folded model and as many queries at a time as `saat attack`
-  takes, its step size suited to its steps. Its rate is that of the default objective, `flips`; for the time, each of
-  `OBJECTIVES` is tried.
+* ours: in precision auto and channels last, on the folded model and as many queries at a time as `saat attack` takes,
+  the step size suited to the steps. The rate is that of `PGD` toward `flips`, the default; for the time, each search of
+  `OURS` is tried.
 
 Both start from the clean image and return their last iterate. All that a search needs is in its time: the mainstay
 codes, and our pass over the clean images, which our rate does not count as an evaluation.
@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ import torch
 from attack_settings import CPU, Effort, Setting, alexnet_setting, resnet20_setting
 from torch import Tensor, nn
 
+from saat.attacks.base import Attack
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import MakeObjective, flips_objective, margin_objective
 from saat.attacks.threat import ThreatModel
+from saat.attacks.transfer import TransferPGD
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.models.folding import folded
@@ -43,7 +46,11 @@ from saat.runtime import available_cores, fast_bfloat16, images_at_once, set_thr
 
 RESULT = Path(__file__).parent / "results" / "attack_speed.json"
 PUBLISHED_STEPS, PUBLISHED_STEP_SIZE = 100, 1 / 255
-OBJECTIVES = {"flips": flips_objective, "margin": margin_objective}
+OURS: dict[str, tuple[Callable[..., Attack], MakeObjective]] = {
+    "pgd, flips": (partial(PGD, random_start=False), flips_objective),
+    "pgd, margin": (partial(PGD, random_start=False), margin_objective),
+    "mi-fgsm, margin": (TransferPGD, margin_objective),
+}
 BUDGETS = (1, 2, 3, 5, 8, 13, 20, 32, 50, 75, 100)
 Search = Callable[[Tensor, Tensor, int], Tensor]
 """(images (B, 3, S, S), labels (B, C), steps) -> adversarial images."""
@@ -73,14 +80,13 @@ def published_search(model: nn.Module, bank: CodeBank, epsilon: float) -> Search
     return search
 
 
-def our_search(
-    model: nn.Module, bank: CodeBank, epsilon: float, *, make_objective: MakeObjective = flips_objective
-) -> Search:
-    """Return our attack, all that `saat attack` does to be fast included."""
+def our_search(model: nn.Module, bank: CodeBank, epsilon: float, *, name: str = "pgd, flips") -> Search:
+    """Return one of `OURS`, all that `saat attack` does to be fast included."""
+    make_attack, make_objective = OURS[name]
 
     def search(images: Tensor, labels: Tensor, steps: int) -> Tensor:
         pace = {"steps": steps, "step_size": suited_step_size(steps, epsilon)}
-        attack = PGD(ThreatModel("linf", epsilon), **pace, random_start=False, precision="auto", keep_best=False)
+        attack = make_attack(ThreatModel("linf", epsilon), **pace, precision="auto", keep_best=False)
         goal, view = SemanticGoal(bank, make_objective=make_objective), folded(model)
         at_once = images_at_once(images.shape[-1], CPU, most=len(images))
         parts = zip(images.split(at_once), labels.split(at_once), strict=True)
@@ -125,14 +131,12 @@ def measure_time_to_map(setting: Setting, published_one: Search, our_searches: d
     aim = setting.measure(adversarial).map
     published = {"steps": PUBLISHED_STEPS, "map": aim}
     tried: list[dict[str, Any]] = []
-    for steps, objective in itertools.product(BUDGETS, our_searches):
-        adversarial, seconds = timed(our_searches[objective], setting, steps)
+    for steps, name in itertools.product(BUDGETS, our_searches):
+        adversarial, seconds = timed(our_searches[name], setting, steps)
         reached = setting.measure(adversarial).map
         step_size = suited_step_size(steps, setting.epsilon)
-        tried.append(
-            {"objective": objective, "steps": steps, "step_size": step_size, "seconds": seconds, "map": reached}
-        )
-        line = f"{setting.name}: {steps} steps of ours, {objective}, {seconds:.2f} s, MAP {reached:.6f}"
+        tried.append({"search": name, "steps": steps, "step_size": step_size, "seconds": seconds, "map": reached})
+        line = f"{setting.name}: {steps} steps of ours, {name}, {seconds:.2f} s, MAP {reached:.6f}"
         print(f"{line}; published {aim:.6f}", flush=True)
         if reached <= aim:
             break
@@ -140,7 +144,7 @@ def measure_time_to_map(setting: Setting, published_one: Search, our_searches: d
         reason = f"none of {BUDGETS[-1]} steps of ours or fewer ends at or below the published MAP"
         return {"published": published, "tried": tried, "ratio": None, "reason": reason}
     times = {"published": [published_seconds], "ours": [tried[-1]["seconds"]]}
-    ours = our_searches[tried[-1]["objective"]]
+    ours = our_searches[tried[-1]["search"]]
     for _ in range(setting.effort.map_repeats - 1):
         times["published"].append(timed(published_one, setting, PUBLISHED_STEPS)[1])
         times["ours"].append(timed(ours, setting, tried[-1]["steps"])[1])
@@ -161,8 +165,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     print(f"{setting.name}: clean MAP {clean.map:.4f}, throughput ratio {ratio:.2f}", flush=True)
     if clean.map > 1.2 * clean.chance_map:
         parts = setting.model, setting.bank, setting.epsilon
-        by_objective = {name: our_search(*parts, make_objective=make) for name, make in OBJECTIVES.items()}
-        time_to_map = measure_time_to_map(setting, searches["published"], by_objective)
+        ours = {name: our_search(*parts, name=name) for name in OURS}
+        time_to_map = measure_time_to_map(setting, searches["published"], ours)
     else:
         time_to_map = {"ratio": None, "reason": "the clean MAP is not above 1.2 times chance: nothing to bring down"}
     about = {"note": setting.note, "epsilon": setting.epsilon, "effort": asdict(setting.effort)}

@@ -148,6 +148,7 @@ def main() -> None:
         "rows": rows,
         "speedup": min(row["speedup"] for row in rows),
         "peak_mb": max(row["peak_mb"] for row in rows),
+        "speedup_of_distances_alone": min(row["speedup_of_distances_alone"] for row in rows),
     }
     if not options.quick:
         result["large"] = {"queries": 5000, "items": 190_000, "classes": 80} | alone(5000, 190_000, 80)
