@@ -1,9 +1,10 @@
-"""The curve from clean to robust: SAAT and query-side training, each at several values of `--robustness`.
+"""The curve from clean to robust: SAAT as released and query-side training, at several values of `--robustness`.
 
 python benchmarks/bench_curve.py [--robustness 0.5 1.0 1.5] [--seed 0] [--quick]
 
-Starts from the plain model that bench_cifar10.py trained. One result file a point, results/curve/, so that a run that
-was stopped goes on; docs/clean-robust.svg is drawn anew after each. The worst case is that of the suite `fast`.
+Starts from the plain model that bench_cifar10.py trained; the models at 1 are those of bench_defenses.py. One result
+file a point, results/curve/, so that a run that was stopped goes on; docs/clean-robust.svg is drawn anew after each.
+The worst case is that of the suite `fast`.
 """
 
 from __future__ import annotations
@@ -15,39 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from bench_defenses import DEFENSES, EPOCHS
-from bench_protocol import RESULTS, heading, paper_fit, reported, trained
+from bench_defenses import DEFENSES
+from bench_protocol import RESULTS, heading, reported, trained
 from matplotlib.figure import Figure
 
 from saat.recipes.evaluate import EvaluateConfig, evaluate
-from saat.recipes.harden import PRESETS, HardenConfig, harden
+from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import atomic_write, write_text
 
 PICTURE = Path(__file__).parents[1] / "docs" / "clean-robust.svg"
-CURVES: dict[str, dict[str, Any]] = {
-    "saat": PRESETS["paper"] | {"fit": paper_fit(EPOCHS)},
-    "query-side": DEFENSES["query-side"],
-}
+CURVES = ("saat, as released", "query-side")
 
 
 def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
     """Train and measure one point, and write its result file."""
     folder = work / f"cifar10-seed{seed}"
-    options = CURVES[defense]
+    options = DEFENSES[defense]
     if quick:
         options = options | {"fit": replace(options["fit"], epochs=1)}
-    name = f"{defense}-{robustness:g}{'-quick' if quick else ''}"
-    config = HardenConfig(
-        checkpoint=folder / "plain", out=folder / "curve" / name, seed=seed, robustness=robustness, **options
-    )
+    model = defense.replace(", ", "-").replace(" ", "-")
+    name = f"{model}-{robustness:g}{'-quick' if quick else ''}"
+    out = folder / model if robustness == 1.0 and not quick else folder / "curve" / name
+    config = HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, robustness=robustness, **options)
     card = trained(config.out, lambda: harden(config))
     suite = EvaluateConfig(
         checkpoint=config.out,
         suite="fast",
-        out=folder / "curve" / f"{name}-suite",
+        out=out.parent / f"{out.name}-fast",
         steps=2 if quick else 50,
         seed=seed,
-        name=name,
+        name=defense,
     )
     report = reported(suite, lambda: evaluate(suite))
     row = {
