@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from search_codes import Source, planted, trained, uniform
+from search_codes import Source, clustered, trained, uniform
 from search_memory import bare_index, measure_memory
 
 from saat.bits import packed_distances
@@ -51,7 +51,7 @@ KS, BATCHES, RADII = (10, 5000), (1, 256), tuple(range(2, 9))
 ROUNDS, QUICK_ROUNDS = 7, 5
 LEAST_SECONDS = 1.5  # of all rounds of one comparison
 ORACLE_QUERIES, RADIUS_QUERIES = 4, 16
-CODES = ("uniform", "clustered")
+CODES = ("uniform", "clustered", "trained")
 SIDES = ("ours", "faiss_counting", "faiss_heap")
 NOTES = (
     "over_faiss: seconds of the faster of faiss_counting and faiss_heap over ours, the median over rounds. "
@@ -272,7 +272,6 @@ def main() -> None:
         "faiss_options": faiss.get_compile_options().strip(),
         "threads": torch.get_num_threads(),
         "rounds": QUICK_ROUNDS if options.quick else ROUNDS,
-        "checkpoints": [str(path) for path in options.checkpoint],
     }
     path = RESULT.with_stem(f"{RESULT.stem}-quick") if options.quick else RESULT
     rows, bandwidth = read_rows(path, settings)
@@ -281,8 +280,9 @@ def main() -> None:
     done = {(row["codes"], row["items"], row["code_length"]) for row in rows}
     for items in options.sizes or (QUICK_SIZES if options.quick else SIZES):
         for code_length in CODE_LENGTHS:
-            clustered = models.get(code_length) or planted(code_length)
-            for codes, source in zip(CODES, (uniform(code_length), clustered), strict=True):
+            sources = {"uniform": uniform(code_length), "clustered": clustered(code_length)}
+            sources |= {"trained": models[code_length]} if code_length in models else {}
+            for codes, source in sources.items():
                 if (codes, items, code_length) in done:
                     continue
                 print(f"{items:,} {codes} codes of {code_length} bits", flush=True)

@@ -1,4 +1,4 @@
-"""The codes that `bench_search.py` searches: uniform ones, and clustered ones as a trained model gives them."""
+"""The codes that `bench_search.py` searches: uniform ones, clustered ones, and those that a trained model gives."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def uniform(code_length: int) -> Source:
     return Source(np.zeros((1, code_length), np.bool_), rates, "independent fair bits")
 
 
-def planted(code_length: int) -> Source:
+def clustered(code_length: int) -> Source:
     generator = np.random.default_rng(derive_seed("planted", code_length))
     centers = generator.random((CENTERS, code_length)) < 0.5
     rates = generator.uniform(*NOISE, code_length).astype(np.float32)
-    note = f"no checkpoint of this length: {CENTERS} random centers, bit flip rates uniform in {NOISE}"
+    note = f"{CENTERS} random centers, bit flip rates uniform in {NOISE}"
     return Source(centers, rates, note)
 
 
