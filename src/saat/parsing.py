@@ -6,13 +6,14 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import jsonargparse
 import yaml
 
+from saat.errors import ArgumentError
 from saat.models.checkpoint import CARD_FILE, read_card
 from saat.shorthand import FRACTION, divide, spelled_out
 
@@ -59,7 +60,9 @@ class Parser(jsonargparse.ArgumentParser):
         """Print the error, and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"{self.prog}: {plain_error(message, list(self._option_string_actions))}", file=sys.stderr)
+        sentence = " ".join(plain_error(message, list(self._option_string_actions)).split())
+        sentence = sentence.replace('"<unicode string>", ', "")  # what yaml calls a file's text
+        print(f"{self.prog}: {sentence}", file=sys.stderr)
         print(f"`{self.prog} --help` shows the options", file=sys.stderr)
         sys.exit(2)
 
@@ -72,13 +75,15 @@ def plain_error(message: str, known: Sequence[str]) -> str:
     >>> plain_error("unrecognized arguments: --step 3", ["--steps", "--out"])
     'unrecognized arguments: --step 3; did you mean --steps?'
     """
-    name = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    name = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))  # some say it twice
     got = re.search(r"(?:Got value|Given value): (.*)", message)
     if got and "is not accepted" not in message:
         wanted = re.search(r"Expected a (<class .*>)\. Got value", message) or re.search(r"Subtypes: \[(.*)\]", message)
         kinds = re.sub(r"<class '([^']+)'>", r"\1", wanted[1] if wanted else "of another type").split(", ")
         kinds = ["null" if kind == "NoneType" else re.sub(r"\w+\.", "", kind) for kind in kinds]
         return f"`{name}` is {' or '.join(kinds)}; got {got[1]}"
+    if name and (found := re.search(r"Unable to load config '([^']*)'", message)):
+        return f"`{name}` is a group of options, or a YAML file of them; got {found[1]}"
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
@@ -153,6 +158,20 @@ def complete(data: jsonargparse.Namespace, card: Mapping[str, Any]) -> None:
             data[name] = Path(value) if name == "root" and value else value
 
 
+def check_groups(config: type[Any], parsed: jsonargparse.Namespace) -> None:
+    """Raise where a YAML file gives one value for a group of options.
+
+    Raises:
+        ArgumentError: names the group, and an option of it.
+    """
+    for name, kind in get_type_hints(config).items():
+        value = parsed.get(name)
+        group = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
+        if group is not None and value is not None and not isinstance(value, jsonargparse.Namespace):
+            first = fields(group)[0].name
+            raise ArgumentError(f"`{name}` is a group of options, such as `{name}.{first}`; got {value!r}")
+
+
 def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
     """Return the command's config as the arguments, its preset and its checkpoint's card give it.
 
@@ -174,5 +193,6 @@ def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
     if of_card:
         complete(given["data"], of_card["data"])
         parsed.data = given["data"]
+    check_groups(command.config, parsed)
     config = parser.instantiate(parsed)
     return command.config(**{key: value for key, value in vars(config).items() if key not in ("config", "preset")})

@@ -306,6 +306,13 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
     assert "Traceback" not in printed
 
 
+def test_a_group_of_options_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.yaml").write_text("fit: 3\n")
+    assert main(["train", "--out=y", f"--config={tmp_path / 'file.yaml'}"]) == 2
+    expected = "saat train: `fit` is a group of options, such as `fit.epochs`; got 3\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -315,6 +322,7 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
         (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
         (["attack", "--out=y", "--config=@"], "`surrogate` is list[Path] or null; got runs/a"),
         (["attack"], "the following arguments are required: out"),
+        (["train", "--out=y", "--data=x"], "`data` is a group of options, or a YAML file of them; got x"),
     ],
 )
 def test_options_that_cannot_be_parsed_get_one_sentence(
@@ -324,7 +332,7 @@ def test_options_that_cannot_be_parsed_get_one_sentence(
     with pytest.raises(SystemExit) as stopped:
         main([word.replace("@", str(tmp_path / "file.yaml")) for word in words])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"saat attack: {message}\n`saat attack --help` shows the options\n"
+    assert capsys.readouterr().err == f"saat {words[0]}: {message}\n`saat {words[0]} --help` shows the options\n"
 
 
 @pytest.mark.parametrize(
