@@ -63,6 +63,12 @@ def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: 
     return row
 
 
+def known_points(seed: int) -> list[dict[str, Any]]:
+    """Return the points that have been measured, in this run or an earlier one."""
+    files = sorted((RESULTS / "curve").glob(f"cifar10-*-seed{seed}.json"))
+    return [json.loads(file.read_text())["row"] for file in files if "-quick" not in file.name]
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw clean against worst-case MAP, a line a defense, with the robustness at each point."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "saat", "font.family": "sans-serif"}):
@@ -95,7 +101,7 @@ def main() -> None:
         for defense in reversed(CURVES):
             rows.append(run_point(defense, robustness, seed=options.seed, work=options.work, quick=options.quick))
             if not options.quick:
-                draw(rows, PICTURE)
+                draw(known_points(options.seed), PICTURE)
     points = {f"{row['defense']} {row['robustness']:g}": (row["clean_map"], row["worst_case_map"]) for row in rows}
     print(json.dumps({name: [round(value, 4) for value in pair] for name, pair in points.items()}))
 

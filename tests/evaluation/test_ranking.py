@@ -125,18 +125,6 @@ def test_a_query_without_a_relevant_item_scores_zero():
     assert average_precision_at_k_paper(*case).item() == 0.0
 
 
-@pytest.mark.parametrize("items", [1, 9, 1 << 20])
-def test_blocks_do_not_change_the_counts(items, monkeypatch):
-    monkeypatch.setattr("saat.evaluation.ranking._BLOCK_ITEMS", items)
-    case = random_case(7, 20, 5, seed=3)
-    counts = count_by_distance(*case)
-    distances = hamming_distances(case[0], case[2])
-    relevant = (case[1].float() @ case[3].float().T) > 0
-    for distance in range(17):
-        assert torch.equal(counts.items[:, distance], (distances == distance).sum(1))
-        assert torch.equal(counts.relevant[:, distance], ((distances == distance) & relevant).sum(1))
-
-
 def test_no_queries_give_empty_results():
     case = random_case(0, 5, 3, seed=0)
     counts = count_by_distance(*case)

@@ -1,23 +1,24 @@
-"""Distances and relevance of one query to a whole database, on packed words: exact, and a few bytes an item."""
+"""All pairs of queries and database items, packed for the compiled loops, which threads share."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saat.errors import ArgumentError
+from saat.evaluation.loops import PLANES_AT_ONCE, Flags, Planes
 from saat.hamming import check_codes
-
-Integers = NDArray[np.unsignedinteger[Any]]
 
 
 class Pairs:
     """The pairs of Q queries and N database items. Two items are relevant to each other when they share a label.
-
-    One query at a time keeps everything in the processor's cache. Its arrays are overwritten by the next query.
 
     Args:
         query_codes: int8 (Q, K) in {-1, +1}.
@@ -29,65 +30,63 @@ class Pairs:
         TypeError: codes are not int8.
         ArgumentError: the shapes do not fit each other.
 
-    >>> import torch
+    >>> from saat.evaluation.loops import count_pairs
     >>> codes = torch.tensor([[1, 1], [1, -1]], dtype=torch.int8)
-    >>> pairs = Pairs(codes, torch.eye(2), codes, torch.eye(2))
-    >>> pairs.distances(1).tolist(), pairs.relevant(1).tolist()
-    ([1, 0], [False, True])
+    >>> counts = np.empty((2, 2, 3), np.int64)
+    >>> Pairs(codes, torch.eye(2), codes, torch.eye(2)).run(count_pairs, counts)
+    >>> counts.tolist()
+    [[[0, 1, 0], [1, 0, 0]], [[0, 1, 0], [1, 0, 0]]]
     """
 
     def __init__(
         self, query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor
     ) -> None:
         check_pairs(query_codes, query_labels, database_codes, database_labels)
-        self.queries, self.code_length = query_codes.shape
-        # Wide words for counting bits; narrow ones for labels, whose cost is the traffic of bytes.
-        self._query_codes, self._codes = (_words(codes, widest=64) for codes in (query_codes, database_codes))
-        self._query_labels, self._labels = (_words(labels, widest=32) for labels in (query_labels, database_labels))
-        self._distances: Integers = np.zeros(len(database_codes), np.uint8 if self.code_length < 256 else np.uint16)
-        self._relevant = np.zeros(len(database_codes), np.bool_)
-        self._bits = np.empty(len(database_codes), np.uint8)
-        # Fresh memory of this size costs more than the arithmetic in it.
-        self._differing, self._shared, self._more = (
-            np.empty_like(words[0]) for words in (self._codes, self._labels, self._labels)
+        self.queries = len(query_codes)
+        self._database = (
+            _planes(_padded(_positive(database_codes))),
+            _planes(_positive(database_labels)),
+            _planes(np.ones((len(database_codes), 1), np.bool_))[0],
         )
+        self._queries = _padded(_positive(query_codes)), np.ascontiguousarray(_positive(query_labels))
 
-    def distances(self, query: int) -> Integers:
-        """Return the Hamming distance of each item, uint8 (N,), or uint16 for codes of 256 bits and more."""
-        for number, (words, column) in enumerate(zip(self._query_codes, self._codes, strict=True)):
-            np.bitwise_xor(column, words[query], out=self._differing)
-            if number == 0:
-                np.bitwise_count(self._differing, out=self._distances)
-            else:
-                np.add(self._distances, np.bitwise_count(self._differing, out=self._bits), out=self._distances)
-        return self._distances
+    def run(self, loop: Callable[..., None], results: NDArray[Any], *arguments: int) -> None:
+        """Run a loop of `loops` over all queries, on as many threads as torch has.
 
-    def relevant(self, query: int) -> NDArray[np.bool_]:
-        """Return for each item whether it shares a label with the query, bool (N,)."""
-        for number, (words, column) in enumerate(zip(self._query_labels, self._labels, strict=True)):
-            if number == 0:
-                np.bitwise_and(column, words[query], out=self._shared)
-            else:
-                self._shared |= np.bitwise_and(column, words[query], out=self._more)
-        return np.not_equal(self._shared, 0, out=self._relevant)
-
-    def relevant_among(self, query: int, items: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Return for each of some items whether it shares a label with the query."""
-        relevant = np.zeros(len(items), np.bool_)
-        for words, column in zip(self._query_labels, self._labels, strict=True):
-            if words[query]:
-                relevant |= (column[items] & words[query]) != 0
-        return relevant
+        Args:
+            loop: takes the packed database, packed queries, their results and `arguments`.
+            results: where to write, a row a query.
+            arguments: of the loop.
+        """
+        parts = min(torch.get_num_threads(), self.queries) or 1
+        bounds = [self.queries * part // parts for part in range(parts + 1)]
+        with ThreadPoolExecutor(parts) as pool:
+            jobs = [
+                pool.submit(
+                    loop, *self._database, *(side[start:end] for side in self._queries), results[start:end], *arguments
+                )
+                for start, end in itertools.pairwise(bounds)
+            ]
+        for job in jobs:
+            job.result()
 
 
-def _words(matrix: Tensor, *, widest: int) -> list[Integers]:
-    """Pack the signs of (N, D) into columns of words: the narrowest that holds D bits, else as many of the widest."""
-    bits = np.packbits(matrix.cpu().numpy() > 0, axis=1)
-    width = next((width for width in (8, 16, 32) if width <= widest and matrix.shape[1] <= width), widest) // 8
-    padded = np.zeros((len(bits), max(1, -(-bits.shape[1] // width)) * width), np.uint8)
-    padded[:, : bits.shape[1]] = bits
-    columns = padded.view(f"u{width}").T
-    return [np.ascontiguousarray(column) for column in columns]
+def _positive(matrix: Tensor) -> Flags:
+    flags: Flags = matrix.cpu().numpy() > 0
+    return flags
+
+
+def _padded(flags: Flags) -> Flags:
+    """Return (N, K) with columns of False up to a multiple of `PLANES_AT_ONCE`, in which no two codes differ."""
+    return np.pad(flags, ((0, 0), (0, -flags.shape[1] % PLANES_AT_ONCE)))
+
+
+def _planes(flags: Flags) -> Planes:
+    """Pack the columns of (N, P) into planes, 64 rows a word; bits beyond N are 0."""
+    packed = np.packbits(np.ascontiguousarray(flags.T), axis=1, bitorder="little")
+    padded = np.zeros((flags.shape[1], -(-len(flags) // 64) * 8), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)
 
 
 def check_pairs(query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor) -> None:

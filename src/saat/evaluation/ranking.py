@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from saat.errors import check_at_least
-from saat.evaluation.pairs import Integers, Pairs, check_pairs
-
-_BLOCK_ITEMS = 1 << 15  # of the database at once: their words stay in the processor's cache
+from saat.evaluation import loops
+from saat.evaluation.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -52,19 +51,10 @@ def count_by_distance(
     >>> counts.relevant.tolist(), counts.items.tolist()
     ([[1, 0, 0]], [[1, 1, 0]])
     """
-    check_pairs(query_codes, query_labels, database_codes, database_labels)
-    queries, bins = len(query_codes), query_codes.shape[1] + 1
-    narrow = torch.uint8 if 2 * bins <= 256 else torch.int32
-    counts = torch.zeros(queries, 2 * bins, dtype=torch.int64)
-    for start in range(0, len(database_codes), _BLOCK_ITEMS):
-        block = slice(start, start + _BLOCK_ITEMS)
-        pairs = Pairs(query_codes, query_labels, database_codes[block], database_labels[block])
-        for query in range(queries):
-            distances = torch.from_numpy(pairs.distances(query)).to(narrow)
-            relevant = torch.from_numpy(pairs.relevant(query).view(np.uint8))
-            counts[query] += torch.add(distances, relevant, alpha=bins).bincount(minlength=2 * bins)
-    irrelevant, relevant = counts.view(-1, 2, bins).unbind(dim=1)
-    return RankingCounts(relevant=relevant, items=irrelevant + relevant)
+    counts = np.empty((len(query_codes), 2, query_codes.shape[1] + 1), np.int64)
+    Pairs(query_codes, query_labels, database_codes, database_labels).run(loops.count_pairs, counts)
+    irrelevant, relevant = torch.from_numpy(counts).unbind(dim=1)
+    return RankingCounts(relevant=relevant.contiguous(), items=irrelevant + relevant)
 
 
 def chance_counts(counts: RankingCounts) -> RankingCounts:
@@ -165,26 +155,7 @@ def average_precision_at_k_paper(
     5.0
     """
     check_at_least("k", k, 1)
+    scores = np.empty(len(query_codes), np.float64)
     pairs = Pairs(query_codes, query_labels, database_codes, database_labels)
-    scores = torch.zeros(pairs.queries, dtype=torch.float64)
-    ranks = np.arange(1, min(k, len(database_codes)) + 1, dtype=np.float64)
-    radius = 0
-    for query in range(pairs.queries):
-        distances = pairs.distances(query)
-        radius = _radius_of(distances, k, start=radius, largest=pairs.code_length)
-        near = np.flatnonzero(distances <= radius)
-        top = near[np.argsort(distances[near], kind="stable")[:k]]  # small integers: numpy counts, it does not compare
-        hits = ranks[: len(top)][pairs.relevant_among(query, top)]
-        if len(hits):
-            scores[query] = (ranks[: len(hits)] / hits).mean()
-    return scores
-
-
-def _radius_of(distances: Integers, k: int, *, start: int, largest: int) -> int:
-    """Return the smallest radius that holds k items, or `largest`; `start` is near it, since queries are alike."""
-    radius = start
-    while radius < largest and np.count_nonzero(distances <= radius) < k:
-        radius += 1
-    while radius > 0 and np.count_nonzero(distances <= radius - 1) >= k:
-        radius -= 1
-    return radius
+    pairs.run(loops.average_precisions, scores, min(k, len(database_codes)))
+    return torch.from_numpy(scores)
