@@ -54,7 +54,7 @@ OURS: dict[str, tuple[Callable[..., Attack], MakeObjective]] = {
 BUDGETS = (1, 2, 3, 5, 8, 13, 20, 32, 50, 75, 100)
 Search = Callable[[Tensor, Tensor, int], Tensor]
 """(images (B, 3, S, S), labels (B, C), steps) -> adversarial images."""
-FULL = {"resnet20": Effort(250, 5000, 10000, 6, 20, 7, 3), "alexnet": Effort(32, 500, 1000, 100, 5, 5, 3)}
+FULL = {"resnet20": Effort(250, 5000, 10000, 6, 20, 7, 3), "alexnet": Effort(32, 500, 1000, 100, 20, 5, 3)}
 QUICK = {"resnet20": Effort(100, 2000, 2000, 4, 5, 5, 1), "alexnet": Effort(8, 200, 400, 100, 4, 3, 1)}
 
 

@@ -89,13 +89,16 @@ class Probe:
         logits = self._logits(perturbed if transform is None else transform(perturbed))
         values = self._objective(logits)
         driving = values if sharpness == 1.0 else self._objective(sharpness * logits)
-        gradient = torch.zeros_like(perturbed)
-        if driving.requires_grad:  # false when something in the model cuts the graph
+        if driving.requires_grad:
             (gradient,) = torch.autograd.grad(driving.sum(), perturbed, materialize_grads=True)
-        broken = ~torch.isfinite(gradient).flatten(1).all(1)
-        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        else:  # something in the model cuts the graph
+            gradient = torch.zeros_like(perturbed)
+        largest = torch.linalg.vector_norm(gradient, torch.inf, dim=(1, 2, 3))
+        broken = ~torch.isfinite(largest)
+        if bool(broken.any()):
+            gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         self.cost.gradients += len(gradient)
-        self.cost.vanished_gradients += int(((gradient.flatten(1) == 0).all(1) | broken).sum())
+        self.cost.vanished_gradients += int((broken | (largest == 0.0)).sum())
         values = values.detach()
         return (values if transform is not None else self._remember(perturbed.detach(), values)), gradient
 

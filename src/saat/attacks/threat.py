@@ -45,7 +45,10 @@ class ThreatModel:
 
     def project(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Return the images of (B, 3, H, W) moved back into the ball around `clean` and into [0, 1]."""
-        return self.apply(self.bound(perturbed - clean), clean)
+        change = perturbed - clean
+        if self.norm == "linf":  # in place: fresh memory for large images costs more than the arithmetic
+            return change.clamp_(-self.epsilon, self.epsilon).add_(clean).clamp_(0.0, 1.0)
+        return self.apply(self.bound(change), clean)
 
     def random_start(self, clean: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return images drawn in the ball around `clean`: uniform for linf, uniform in radius for l2."""
@@ -61,7 +64,7 @@ class ThreatModel:
     def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Return `perturbed` after one steepest-descent step of length `step_size` in this norm (not projected)."""
         if self.norm == "linf":
-            return perturbed - step_size * gradient.sign()
+            return torch.sub(perturbed, gradient.sign().mul_(step_size))
         return perturbed - step_size * gradient / _flat_norm(gradient).clamp(min=1e-12)
 
     def size(self, perturbed: Tensor, clean: Tensor) -> Tensor:
