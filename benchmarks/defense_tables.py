@@ -48,11 +48,11 @@ on the mean over noise. Bits vote over noise of `sigma`: {samples:,} copies a qu
 the same sigma. Seconds of votes for the certificates, and of the attacks, are wall time."""
 
 
-def defense_tables(runs: Sequence[dict[str, Any]]) -> list[str]:
+def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
     """Return a section for each data set: every defense, over seeds."""
     parts = []
-    for dataset in sorted({run["row"]["dataset"] for run in runs}):
-        rows = [run["row"] for run in runs if run["row"]["dataset"] == dataset]
+    for dataset in sorted({row["dataset"] for row in every}):
+        rows = [row for row in every if row["dataset"] == dataset]
         names = sorted({row["defense"] for row in rows}, key=lambda name: DEFENSES.index(name))
         table = []
         for name in names:
@@ -76,11 +76,11 @@ def defense_tables(runs: Sequence[dict[str, Any]]) -> list[str]:
         columns = ("defense", "flags", "seeds", "clean MAP", "SAAT attack", "HAG", "worst case", "kept", "seconds")
         note = DEFENSE_NOTE.format(f"{rows[0]['chance_map']:.3f}")
         parts.append(f"## Defenses on {dataset}\n\n{note}\n\n{markdown(columns, table, text_columns=2)}\n")
-        parts.append(gains(rows))
+        parts += gains(rows)
     return parts
 
 
-def gains(rows: Sequence[dict[str, Any]]) -> str:
+def gains(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return what query-side training gains over SAAT, in points of MAP and means over seeds, where both were run."""
     keys = ("clean_map", "worst_case_map")
     mean = {
@@ -93,7 +93,7 @@ def gains(rows: Sequence[dict[str, Any]]) -> str:
             if ours in mean and theirs in mean:
                 clean, worst = (100 * (mine - other) for mine, other in zip(mean[ours], mean[theirs], strict=True))
                 lines.append(f"- `{ours}` over `{theirs}`: clean {clean:+.1f}, worst case {worst:+.1f}")
-    return "In points of MAP, means over seeds:\n\n" + "\n".join(lines) + "\n" if lines else ""
+    return ["In points of MAP, means over seeds:\n\n" + "\n".join(lines) + "\n"] if lines else []
 
 
 def threat_tables(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attack_tables import equal_table, protocol_tables
 from defense_tables import ablation_table, certified_table, curve_table, defense_tables, threat_tables
@@ -63,6 +64,24 @@ def speed_table(name: str, title: str, keys: Sequence[str], note: str) -> list[s
     return [f"## {title}\n\n{note}\n\n{lines}\n\nFile: `{name}`.\n"]
 
 
+def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of bench_defenses.py that the protocols' own files hold: the plain model, and SAAT's."""
+    names = {("cifar10", "hardened"): "saat", ("corel5k", "hardened"): "saat, as released"}
+    found = []
+    for result in results:
+        for model in ("plain", "hardened"):
+            rows = {row["attack"]: row for row in result["rows"] if row["model"] == model}
+            suite = rows.get("suite standard")
+            if suite is None:
+                continue
+            shared = {key: suite[key] for key in ("dataset", "seed", "clean_map", "chance_map", "flags")}
+            maps = {"paper_attack_map": "saat-paper", "hag_map": "hag", "worst_case_map": "suite standard"}
+            row = shared | {"defense": names.get((suite["dataset"], model), "undefended")}
+            row |= {key: rows[attack]["map"] for key, attack in maps.items()}
+            found.append(row | {"train_seconds": result["train_seconds"][model] if model == "hardened" else 0.0})
+    return found
+
+
 def main() -> None:
     read = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-seed*.json"))}
     every = [result for name, result in read.items() if "-every-" in name]
@@ -75,9 +94,13 @@ def main() -> None:
         ({key: row[key] for key in ROW_KEYS if key in row} for result in [*results, *every] for row in result["rows"]),
         key=lambda row: (row["dataset"], row["model"], row["attack"], row["model_evaluations"], row["seed"]),
     )
-    write_text(RESULTS / "defenses.json", json.dumps({"rows": [run["row"] for run in runs]}, indent=1) + "\n")
+    defended = [run["row"] for run in runs]
+    known = {(row["dataset"], row["defense"], row["seed"]) for row in defended}
+    others = defenses_of_protocols(results)
+    defended += [row for row in others if (row["dataset"], row["defense"], row["seed"]) not in known]
+    write_text(RESULTS / "defenses.json", json.dumps({"rows": defended}, indent=1) + "\n")
     write_text(RESULTS / "attacks.json", json.dumps({"rows": rows}, indent=1) + "\n")
-    parts = [INTRODUCTION, *protocol_tables(results), *equal_table(every), *defense_tables(runs)]
+    parts = [INTRODUCTION, *protocol_tables(results), *equal_table(every), *defense_tables(defended)]
     parts += [*threat_tables(threats), *ablation_table(ablation), *curve_table(curve), *certified_table(certified)]
     figures = ("speedup", "peak_mb")
     parts += speed_table("metrics.json", "Speed of the metrics", figures, METRICS_NOTE)
