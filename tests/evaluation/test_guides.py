@@ -123,36 +123,55 @@ def test_a_query_without_a_relevant_item_keeps_its_code():
     assert values.tolist() == [0.0, 0.0]
 
 
-def clusters() -> CodeBank:
-    """Three single labels, each with one code of its own that is its mainstay code."""
+def clusters() -> tuple[CodeBank, Deployment]:
+    """Three single labels, each with one code of its own that is its mainstay code, and a database of these."""
     codes = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [-1, -1, -1, -1]], dtype=torch.int8)
-    return CodeBank(codes, torch.eye(3))
+    bank = CodeBank(codes, torch.eye(3))
+    return bank, Deployment(bank)
 
 
 def test_the_cheapest_clusters_by_hand():
     # Costs |logit| / mean: with logits (4, 1, 2, 1), mean 2: (2, 0.5, 1, 0.5); own code ++++.
     # To cluster 1 (++--): 1 + 0.5 = 1.5; to cluster 2 (----): 4. Cluster 0 is the query's own.
+    # Average precision, 1 where it is, is (1/2 + 1/3) / 2 at cluster 1 and 1/3 at cluster 2.
     logits = torch.tensor([[4.0, 1.0, 2.0, 1.0]])
-    found = cheapest_clusters(clusters(), logits, torch.tensor([[1, 0, 0]]), count=2)
+    found = cheapest_clusters(*clusters(), logits, torch.tensor([[1, 0, 0]]), count=2)
     assert found.tolist() == [[[1, 1, -1, -1], [-1, -1, -1, -1]]]
     # Where there are fewer than asked for, the cheapest come again.
-    again = cheapest_clusters(clusters(), logits, torch.tensor([[1, 0, 0]]), count=5)[0]
+    again = cheapest_clusters(*clusters(), logits, torch.tensor([[1, 0, 0]]), count=5)[0]
     assert torch.equal(again[[0, 2, 4]], again[[0, 0, 0]])
     assert torch.equal(again[[1, 3]], again[[1, 1]])
     # The label set of two leaves one that is wrong.
-    only = cheapest_clusters(clusters(), logits, torch.tensor([[1, 1, 0]]), count=2)
+    only = cheapest_clusters(*clusters(), logits, torch.tensor([[1, 1, 0]]), count=2)
     assert only.tolist() == [[[-1, -1, -1, -1]] * 2]
     # Own code --+-: to cluster 0 costs 2 + 0.5 + 0.5 = 3, to cluster 1 2 + 0.5 + 1 = 3.5.
-    other = cheapest_clusters(clusters(), logits * torch.tensor([-1, -1, 1, -1]), torch.tensor([[0, 0, 1]]), count=2)
+    other = cheapest_clusters(*clusters(), logits * torch.tensor([-1, -1, 1, -1]), torch.tensor([[0, 0, 1]]), count=2)
     assert other.tolist() == [[[1, 1, 1, 1], [1, 1, -1, -1]]]
+
+
+def test_a_cluster_next_to_the_query_that_takes_nothing_comes_last():
+    # From ++++ with equal costs: label 1 is one flip away, and there label 0's item still comes first of the two that
+    # matter; label 2 is four flips away and has it last.
+    codes = torch.tensor([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, -1, -1]], dtype=torch.int8)
+    database = torch.cat([codes[[0, 2]], -codes[:1]])
+    deployment = Deployment(CodeBank(database, torch.eye(3)[[0, 2, 1]]))
+    found = cheapest_clusters(CodeBank(codes, torch.eye(3)), deployment, torch.ones(1, 4), torch.eye(3)[:1], count=2)
+    assert found.tolist() == [[[-1, -1, -1, -1], [1, 1, 1, -1]]]
+
+
+def test_label_sets_with_one_code_are_one_cluster():
+    codes = torch.tensor([[1, 1, 1, 1], [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, -1, -1, -1]], dtype=torch.int8)
+    bank = CodeBank(codes, torch.eye(4))
+    found = cheapest_clusters(bank, Deployment(bank), torch.ones(1, 4), torch.eye(4)[:1], count=2)
+    assert sorted(found[0].tolist()) == [[-1, -1, -1, -1], [-1, 1, 1, 1]]
 
 
 def test_a_query_that_shares_a_label_with_every_set_goes_away_from_them():
     # The negated codes are ----, --++ and ++++; from ++++ with the costs above they cost 4, 2.5 and 0.
     logits = torch.tensor([[4.0, 1.0, 2.0, 1.0]])
-    found = cheapest_clusters(clusters(), logits, torch.tensor([[1, 1, 1]]), count=3)
+    found = cheapest_clusters(*clusters(), logits, torch.tensor([[1, 1, 1]]), count=3)
     assert found.tolist() == [[[1, 1, 1, 1], [-1, -1, 1, 1], [-1, -1, -1, -1]]]
-    both = cheapest_clusters(clusters(), logits.expand(2, -1), torch.tensor([[1, 1, 1], [1, 0, 0]]), count=3)
+    both = cheapest_clusters(*clusters(), logits.expand(2, -1), torch.tensor([[1, 1, 1], [1, 0, 0]]), count=3)
     assert torch.equal(both[0], found[0])  # rows do not depend on each other
     assert both[1, 0].tolist() == [1, 1, -1, -1]
 
@@ -160,7 +179,7 @@ def test_a_query_that_shares_a_label_with_every_set_goes_away_from_them():
 def test_label_sets_without_a_label_are_no_cluster():
     codes = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1]], dtype=torch.int8)
     bank = CodeBank(codes, torch.tensor([[1, 0], [0, 0]]))
-    found = cheapest_clusters(bank, torch.ones(1, 4), torch.tensor([[0, 1]]), count=2)
+    found = cheapest_clusters(bank, Deployment(bank), torch.ones(1, 4), torch.tensor([[0, 1]]), count=2)
     assert bool((found == found[:, :1]).all())  # the one labeled set, twice
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from saat.codes.bank import CodeBank
 
 _BLOCK_PAIRS = 1 << 22  # pairs of a code and a group that are held at once
+_BLOCK_FLOATS = 1 << 24  # of the one-hot distances held at once
 
 
 class Deployment:
@@ -79,6 +80,24 @@ class Deployment:
             for part, part_labels in zip(torch.split(codes, rows), torch.split(labels, rows), strict=True)
         ]
         return torch.cat(parts)
+
+    def average_precisions(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Return the tie-aware average precision that each of M codes would have for each query, float64 (B, M).
+
+        Args:
+            codes: (M, K) in {-1, +1}.
+            labels: (B, C) of the queries.
+        """
+        bins, relevant = self.code_length + 1, self.relevant(labels)
+        rows = max(1, _BLOCK_FLOATS // (len(self.codes) * bins))
+        parts = []
+        for part in torch.split(codes.float(), rows):
+            distances = ((self.code_length - part @ self.codes.T) / 2).round().long()
+            at = torch.nn.functional.one_hot(distances, bins).float()  # (M, G, K + 1)
+            hits = torch.einsum("bg,mgd->bmd", relevant, at)
+            items = torch.einsum("g,mgd->md", self.items, at).expand_as(hits)
+            parts.append(soft_average_precision(hits.flatten(0, 1), items.flatten(0, 1)).view(len(labels), -1))
+        return torch.cat(parts, dim=1)
 
 
 def soft_average_precision(relevant: Tensor, items: Tensor) -> Tensor:

@@ -23,29 +23,36 @@ def flip_costs(logits: Tensor) -> Tensor:
     return logits.abs() / logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
 
 
-def cheapest_clusters(bank: CodeBank, logits: Tensor, labels: Tensor, *, count: int) -> Tensor:
-    """Return the mainstay codes of the wrong label sets that are cheapest to reach from each query.
+def cheapest_clusters(bank: CodeBank, deployment: Deployment, logits: Tensor, labels: Tensor, *, count: int) -> Tensor:
+    """Return the mainstay codes of wrong label sets that take most average precision for what they cost to reach.
+
+    With many label sets the nearest wrong code is next to the query's own, and being there costs the query nothing; so
+    what a code takes counts as well as its price.
 
     Args:
         bank: codes and labels of the train split.
+        deployment: the database, over which average precision is taken.
         logits: (B, K) of the clean queries; a bit costs `flip_costs`.
-        labels: (B, C) of the queries; a wrong label set shares no label with them.
-        count: how many clusters for each query. Where there are fewer, the cheapest come again.
+        labels: (B, C) of the queries; a code is wrong for them if no label set that has it shares a label.
+        count: how many clusters for each query. Where there are fewer, the first come again.
 
     Returns:
-        int8 (B, count, K), cheapest first. A query that shares a label with every set gets the negated codes that are
-        cheapest to reach.
+        int8 (B, count, K), the best bargain first. A query for which no code is wrong gets negated codes.
     """
-    codes = mainstay_codes(bank, bank.set_labels[bank.set_labels.sum(1) > 0])
-    sets = bank.set_labels[bank.set_labels.sum(1) > 0].float()
-    right = (labels > 0).float().to(sets.device) @ sets.T > 0
-    costs = flip_costs(logits)
-    own = sign_codes(logits).float()
+    costs, own = flip_costs(logits), sign_codes(logits)
+    sets = bank.set_labels[bank.set_labels.sum(1) > 0]
+    codes, code_of = torch.unique(mainstay_codes(bank, sets), dim=0, return_inverse=True)
+    shares = (labels > 0).float().to(sets.device) @ sets.float().T > 0
+    right = costs.new_zeros(len(labels), len(codes)).index_add_(1, code_of, shares.float()) > 0
     nothing_wrong = right.all(1, keepdim=True)
     agreement = (costs * own) @ codes.float().T
     cost = (costs.sum(1, keepdim=True) - torch.where(nothing_wrong, -agreement, agreement)) / 2
+    there = deployment.average_precisions(codes, labels)
+    if bool(nothing_wrong.any()):
+        there = torch.where(nothing_wrong, deployment.average_precisions(-codes, labels), there)
+    gain = (deployment.average_precision(own, labels)[:, None] - there).clamp(min=LEAST_GAIN)
     possible = ~right | nothing_wrong
-    ranked = cost.masked_fill(~possible, torch.inf).argsort(1)
+    ranked = (cost.clamp(min=1e-3) / gain).masked_fill(~possible, torch.inf).argsort(1)
     place = torch.arange(count, device=codes.device)[None, :] % possible.sum(1, keepdim=True)
     found = codes[ranked.gather(1, place)]
     return torch.where(nothing_wrong[:, :, None], -found, found)

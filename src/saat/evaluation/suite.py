@@ -100,8 +100,8 @@ def away_from_mainstay(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
 
 
 def nearest_clusters(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
-    """APGD toward each of the wrong clusters that are cheapest to reach; the lowest average precision counts."""
-    clusters = cheapest_clusters(batch.bank, batch.logits, batch.labels, count=CLUSTERS)
+    """APGD toward each of the wrong clusters that are the best bargain; the lowest average precision counts."""
+    clusters = cheapest_clusters(batch.bank, batch.deployment, batch.logits, batch.labels, count=CLUSTERS)
     found, cost = [], SearchCost()
     for number in range(CLUSTERS):
         goal = CodesGoal(clusters[:, number], flips_objective)
