@@ -26,9 +26,7 @@ the ratios with 21 and with 80 labels, both on all cores. The aims were 100, and
 ATTACKS_NOTE = """\
 Evaluations a second, and time to the MAP at which 100 steps of the published loop end, on the CIFAR-10 model of seed 0
 that SAAT hardened as released (250 queries) and a random AlexNet with a trained hash layer at 224 px (32 queries), on a
-quiet machine. The aims were 3 and 20. AlexNet misses the first: nearly all of its time goes to convolutions and matrix
-products. Of these, bfloat16 does two where float32 does one, and without gradients of weights there are a third fewer:
-together 3, were all else free."""
+quiet machine. The aims were 3 and 20."""
 HARDENING_NOTE = """\
 Time of query-side training over that of SAAT for 8 epochs, as the published loop runs it (float32, the inner attack in
 training mode, gradients of the weights too) and as ours does, measured in turns in one run; and the former with the
