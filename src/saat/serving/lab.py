@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from saat.types import CodeObjective
 MOST_EPSILON = 32 / 255
 MOST_STEPS = 100
 BANK = 20_000  # labeled items that make the mainstay codes; more change them little
+VOTERS = 10  # results that say what a query without a label shows
 CLASSES = 1_000  # labels of an index up to which it has mainstay codes
 
 
@@ -40,7 +42,8 @@ class Side:
 
     Args:
         name: plain or hardened.
-        goal: mainstay (away from the code of the query's labels) or own-code (away from the query's own code).
+        goal: mainstay (away from the code of its labels) or own-code (away from the query's own code).
+        label: whose mainstay code that is: of the query, or of most of its first results; none for own-code.
         original: the image as the model sees it, a PNG data URL.
         adversarial: the attacked image, of 8 bits a channel like any file.
         difference: their difference, magnified around mid-gray.
@@ -57,6 +60,7 @@ class Side:
 
     name: str
     goal: str
+    label: str | None
     original: str
     adversarial: str
     difference: str
@@ -106,7 +110,8 @@ class Lab:
 
         Args:
             content: of an image file.
-            label: of the image, labels joined by ", "; without one the attack leads away from the image's own code.
+            label: of the image, labels joined by ", "; without one that the index knows, what most of the first
+                results have; where there is none, the attack leads away from the image's own code.
             epsilon: radius, as a fraction of the pixel range.
             steps: gradient steps.
             k: results before and after.
@@ -126,10 +131,12 @@ class Lab:
         pixels = engine.prepare(content)
         device = engine.device
         clean = torch.from_numpy(pixels[None]).to(device).float() / 255.0
-        bank = self._bank(name)
-        labels = bank.labels_of(label, device) if bank is not None and label is not None else None
-        if bank is not None and labels is not None:
-            goal, objective = "mainstay", SemanticGoal(bank.bank)(engine.model, clean, labels)
+        bank, aim = self._bank(name), None
+        if bank is not None:
+            nearest = engine.search([Query(engine.encode(pixels[None])[0], VOTERS)])[0]
+            aim = bank.known(label) or bank.most_frequent(nearest)
+        if bank is not None and aim is not None:
+            goal, objective = "mainstay", SemanticGoal(bank.bank)(engine.model, clean, bank.labels_of(aim))
         else:
             goal, objective = "own-code", OwnCodeGoal()(engine.model, clean, torch.empty(0))
         attack = APGD(ThreatModel("linf", epsilon), steps=steps)
@@ -145,6 +152,7 @@ class Lab:
         return Side(
             name=name,
             goal=goal,
+            label=aim,
             original=data_url(pixels),
             adversarial=data_url(attacked),
             difference=data_url(magnified(change, factor)),
@@ -191,13 +199,19 @@ class _LabelBank:
         codes = torch.from_numpy(unpack_codes(content.packed[rows]))
         return cls(CodeBank(codes.to(device), labels.to(device)), places)
 
-    def labels_of(self, text: str, device: torch.device) -> Tensor | None:
-        """Return the labels (1, C) of a text; none if one of them is unknown."""
-        names = text.split(", ")
-        if not all(name in self.places for name in names):
-            return None
-        labels = torch.zeros(1, len(self.places), device=device)
-        labels[0, [self.places[name] for name in names]] = 1
+    def known(self, label: object) -> str | None:
+        """Return a label, or several joined by ", ", if every one is known; else none."""
+        return label if isinstance(label, str) and all(name in self.places for name in label.split(", ")) else None
+
+    def most_frequent(self, hits: Sequence[Hit]) -> str | None:
+        """Return the known label that most hits have, the nearest of several; none without one."""
+        found = [known for hit in hits if (known := self.known(hit.metadata.get("label")))]
+        return Counter(found).most_common(1)[0][0] if found else None
+
+    def labels_of(self, label: str) -> Tensor:
+        """Return known labels as (1, C)."""
+        labels = torch.zeros(1, len(self.places), device=self.bank.labels.device)
+        labels[0, [self.places[name] for name in label.split(", ")]] = 1
         return labels
 
 

@@ -193,6 +193,7 @@ function verdict(side, label) {
     add(`${kept} of ${side.after.length}`, kept < side.after.length / 2 ? "fooled" : "held");
     add(" results stay. ");
   }
+  add(side.label ? `Away from the mainstay code of ${side.label}. ` : "Away from the image's own code. ");
   add(`The code moved by ${bitsOf(side.moved)} of ${side.code_length}.`);
   return line.childNodes;
 }
