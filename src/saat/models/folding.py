@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from saat.models.efficientnet_lite import EfficientNetLite0
 from saat.models.hash_model import HashModel
 from saat.models.resnet_cifar import CifarResNet
-
-FOLDABLE = (
-    CifarResNet,
-    EfficientNetLite0,
-    torchvision.models.AlexNet,
-    torchvision.models.ResNet,
-    torchvision.models.VGG,
-)
-"""Backbones whose layers are known to do in eval mode what a trace of them does; others are left as they are."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -98,7 +88,7 @@ def folded(model: nn.Module) -> nn.Module:
     >>> any(isinstance(module, nn.BatchNorm2d) for module in folded(small.eval()).modules())
     False
     """
-    if not isinstance(model, HashModel) or not isinstance(model.backbone, FOLDABLE) or model.training:
+    if not isinstance(model, HashModel) or not _is_foldable(model.backbone) or model.training:
         return model
     backbone = fuse(model.backbone)
     first = next(layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d))
@@ -112,3 +102,12 @@ def folded(model: nn.Module) -> nn.Module:
     copy = FoldedModel(backbone, model.hash_layer, code_length=model.code_length, mirror=model.mirror)
     copy.mean = model.mean
     return copy.eval().to(memory_format=torch.channels_last)
+
+
+def _is_foldable(backbone: nn.Module) -> bool:
+    """Return whether the layers of a backbone are known to do in eval mode what a trace of them does."""
+    if isinstance(backbone, CifarResNet | EfficientNetLite0):
+        return True
+    from torchvision import models  # takes a second, which most commands can do without
+
+    return isinstance(backbone, models.AlexNet | models.ResNet | models.VGG)
