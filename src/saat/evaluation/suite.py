@@ -46,7 +46,7 @@ class SuiteBatch:
         logits: (B, K), of the clean queries.
         best: (B, 3, H, W), of each query the image with the lowest average precision so far.
         threat: how far images may move.
-        steps: gradient steps of each search.
+        steps: gradient steps of a search; members may take a part or a multiple of them.
         precision: see `runtime.autocast`.
         seed: of all that is random.
         surrogates: other models with the bank of the train split under each, for transfer.

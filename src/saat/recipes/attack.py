@@ -59,8 +59,9 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "tha": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True},
     "pros-gan": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True, "search": "generator"},
 }
-"""Published settings: start from these; options given beside them win.
+"""The papers' attacks, all with the budget of SAAT's comparison; options given beside them win.
 
+docs/attacks.md says what each changes of its paper.
 `pga` stands for the pharos-guided attack (Wang, Bai, Xu, Li, *Reliable and Efficient Evaluation of Adversarial
 Robustness for Deep Hashing-Based Retrieval*, 2023) with the mainstay code as its guide: how its own guide weighs the
 codes was not to be had. On data with one label an image, no weight of the relevant codes makes a difference.
@@ -80,7 +81,7 @@ class AttackConfig(RunOptions):
             comdefend. The attack goes through it.
         goal: where to: away from mainstay (the code of the query's labels), center (CgAT's), relevant-codes (SDHA's),
             own-code (the query's own) or returned-ids (what the service returned, seeing only ids; with square or
-            nes); targeted: toward mainstay, anchor (DHTA), point (P2P) or prototype (THA).
+            nes); targeted: toward mainstay, center, relevant-codes, anchor (DHTA), point (P2P) or prototype (THA).
         objective: how nearness is measured: margin or flips (on logits, scale-free), or the papers' on relaxed codes:
             weighted (SAAT), agreement or hag.
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.

@@ -44,7 +44,7 @@ class EvaluateConfig(RunOptions):
         norm: of the suite, linf or l2.
         epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         corruptions: measure queries with noise, blur and JPEG compression too, of three severities each.
-        steps: gradient steps of each search of the suite.
+        steps: gradient steps of a search of the suite; some members take fewer, and square three times as many queries.
         batch_size: queries at a time; if left out 125, and fewer of large images on a CPU.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
             suite that was stopped goes on.

@@ -46,7 +46,7 @@ class SuiteOptions:
     Args:
         suite: a name of `SUITES`.
         threat: how far images may move.
-        steps: gradient steps of each search.
+        steps: gradient steps of a search; members may take a part or a multiple of them.
         batch_size: queries at a time.
         precision: of the searches.
         seed: of all that is random.
