@@ -155,6 +155,23 @@ def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path:
     assert "like-for-like" not in page.text + markdown
 
 
+def test_what_is_measured_at_rank_and_in_trials_is_drawn_and_written(tmp_path: Path):
+    trials = {"map_by_epsilon": {"0.0313725": 0.321, "0.5": 0.123}, "map_by_steps": {"1": 0.432, "20": 0.234}}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "plain"))
+    assert "success rate of the attack" in page.text
+    assert "trials" not in page.text + markdown
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "tried", attack=ATTACK | {"trials": trials}))
+    assert "epsilon, in 1/255" in page.text
+    found = json.loads((tmp_path / "tried/report.json").read_text())["clean"]
+    rows = {line.split(" | ")[0]: line.rstrip(" |").split(" | ")[1:] for line in markdown.splitlines()}
+    assert rows["| at rank"] == list(found["ndcg_at"]) == ["1", "10"]
+    assert rows["| nDCG, clean"] == [f"{value:.3f}" for value in found["ndcg_at"].values()]
+    assert rows["| nDCG, chance"] == [f"{value:.3f}" for value in found["chance"]["ndcg_at"].values()]
+    assert rows["| epsilon of the trials"] == ["8/255", "128/255"]
+    assert [cells for name, cells in rows.items() if name == "| MAP"] == [["0.432", "0.234"]]
+    assert "0.321 | 0.123" in markdown
+
+
 def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path):
     flag = {"name": "overlap", "message": "<script>alert(1)</script>"}
     page, markdown = write(tmp_path / "out", make_run(tmp_path / "<i>x", flags=[flag]))

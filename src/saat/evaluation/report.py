@@ -17,7 +17,7 @@ from PIL import Image
 
 from saat import __version__
 from saat.errors import ArgumentError, DataError
-from saat.evaluation.charts import COLORS, distance_chart, precision_recall_chart
+from saat.evaluation.charts import AT_RANK, COLORS, distance_chart, precision_recall_chart, rank_chart, trial_charts
 from saat.evaluation.result_card import FRAME
 from saat.runtime import write_text
 
@@ -244,6 +244,9 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
         "examples": examples,
         "factors": sorted({shown["perturbation_factor"] for query in examples for shown in query["shown"].values()}),
         "precision_recall": precision_recall_chart(models),
+        "at_rank": AT_RANK,
+        "ranks": rank_chart(models),
+        "trials": trial_charts(models),
         "distances": {name: distance_chart(report) for name, report in models.items()},
         "picture": lambda name, image: _data_uri(folders[name] / image),
         "versions": f"saat {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
