@@ -67,6 +67,7 @@ def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, 
         "clean_map_paper": clean.map_paper,
         "attacked_map_paper": attacked.map_paper,
         "chance_map": clean.chance_map,
+        "chance_map_paper": clean.chance_map_paper,
         "clean": clean.to_json(),
         "attacked": attacked.to_json(),
         "change": {"linf": 0.03, "linf_maximum": 0.0314, "l2": 1.5, "psnr": 33.2, "ssim": 0.97},
@@ -142,7 +143,7 @@ def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path:
     combined = json.loads((tmp_path / "out/report.json").read_text())
     assert list(combined) == ["plain", "hardened", "chance_map"]
     for name in ("plain", "hardened"):
-        for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper"):
+        for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper", "chance_map_paper"):
             assert f"{combined[name][key]:.3f}" in page.text
             assert f"{combined[name][key]:.3f}" in markdown
     assert f"{combined['chance_map']:.3f}" in page.text
@@ -211,12 +212,19 @@ def test_examples_are_matched_by_query_and_not_by_place(tmp_path: Path):
 
 def test_unequal_attacks_and_targets_are_told(tmp_path: Path):
     weak = make_run(tmp_path / "weak", attack=ATTACK | {"epsilon": 4 / 255})
-    aimed = make_run(tmp_path / "aimed", t_map_clean=0.123, t_map_attacked=0.987, attack=ATTACK | {"targeted": True})
+    aimed = make_run(
+        tmp_path / "aimed",
+        t_map_clean=0.123,
+        t_map_attacked=0.987,
+        t_map_chance=0.456,
+        attack=ATTACK | {"targeted": True},
+    )
     page, markdown = write(tmp_path / "out", weak, aimed)
     for text in (page.text, markdown):
         assert "like-for-like" in text
         assert "0.123" in text
         assert "0.987" in text
+        assert "0.456" in text
     assert "4/255" in page.text
 
 

@@ -218,6 +218,7 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     assert main(words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
+    assert 0 < report["t_map_chance"] < 1
 
 
 def test_no_item_for_a_target_gets_an_answer(

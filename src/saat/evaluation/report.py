@@ -275,6 +275,7 @@ def page_environment() -> jinja2.Environment:
         reproduce=reproduce,
         describe=describe,
         cell=_cell,
+        three=lambda value: "\N{EN DASH}" if value is None else f"{value:.3f}",
     )
     return environment
 

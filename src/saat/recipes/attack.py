@@ -293,7 +293,7 @@ def print_attack(report: Mapping[str, Any], page: Path) -> None:
     """Print clean, attacked and chance MAP, and where the page lies."""
     columns = {"model": "name", "clean MAP": "clean_map", "attacked MAP": "attacked_map", "chance MAP": "chance_map"}
     if "t_map_attacked" in report:
-        columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked"}
+        columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked", "t-MAP chance": "t_map_chance"}
     values = [report[key] for key in columns.values()]
     row = tuple(value if isinstance(value, str) else f"{value:.3f}" for value in values)
     print_table("Attack", tuple(columns), [row])

@@ -214,6 +214,6 @@ def print_suite(report: Mapping[str, Any]) -> None:
     rows.append(
         ("worst case of each query", f"{report['attacked_map']:.3f}", f"{report['attacked_map_paper']:.3f}", "", "")
     )
-    rows.append(("chance", f"{report['chance_map']:.3f}", "", "", ""))
+    rows.append(("chance", f"{report['chance_map']:.3f}", f"{report['chance_map_paper']:.3f}", "", ""))
     rows.append(("any code at all", f"{attack['any_code_map']:.3f}", "", "", ""))
     print_table(f"Suite {attack['suite']}", ("", "MAP", "MAP@5000 (papers)", "model evaluations", "seconds"), rows)

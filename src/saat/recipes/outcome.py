@@ -113,6 +113,7 @@ class Outcome:
             "clean_map_paper": clean.map_paper,
             "attacked_map_paper": attacked.map_paper,
             "chance_map": clean.chance_map,
+            "chance_map_paper": clean.chance_map_paper,
             "clean": clean.to_json(),
             "attacked": attacked.to_json(),
             "bit_flip_rate": bit_flip_rate(clean_codes, self.attacked).mean().item(),
@@ -134,8 +135,10 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            report["t_map_clean"] = self.measure(clean_codes, self.targets).map
+            toward = self.measure(clean_codes, self.targets)
+            report["t_map_clean"] = toward.map
             report["t_map_attacked"] = self.measure(self.attacked, self.targets).map
+            report["t_map_chance"] = toward.chance_map
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
 

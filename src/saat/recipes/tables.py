@@ -25,7 +25,17 @@ def print_metrics(measured: Mapping[str, RetrievalMetrics]) -> None:
     """Print the headline metrics, a row a measurement."""
     print_table(
         "Retrieval",
-        ("", "MAP", "± s.e.", "chance", "MAP@5000 (papers)", "precision@10", "distinct codes", "bit entropy"),
+        (
+            "",
+            "MAP",
+            "± s.e.",
+            "chance",
+            "MAP@5000 (papers)",
+            "its chance",
+            "precision@10",
+            "distinct codes",
+            "bit entropy",
+        ),
         [
             (
                 name,
@@ -33,6 +43,7 @@ def print_metrics(measured: Mapping[str, RetrievalMetrics]) -> None:
                 f"{metrics.map_standard_error:.3f}",
                 f"{metrics.chance_map:.3f}",
                 f"{metrics.map_paper:.3f}",
+                f"{metrics.chance_map_paper:.3f}",
                 f"{metrics.precision_at.get(10, float('nan')):.3f}",
                 f"{metrics.distinct_codes:,}",
                 f"{metrics.bit_entropy:.2f}",
