@@ -141,7 +141,8 @@ def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path:
     html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|url\((?!#)", html)
     combined = json.loads((tmp_path / "out/report.json").read_text())
-    assert list(combined) == ["plain", "hardened", "chance_map"]
+    assert list(combined) == ["unreliable", "plain", "hardened", "chance_map"]
+    assert combined["unreliable"] is False
     for name in ("plain", "hardened"):
         for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper", "chance_map_paper"):
             assert f"{combined[name][key]:.3f}" in page.text
@@ -192,6 +193,10 @@ def test_a_flag_is_the_first_thing_said(tmp_path: Path):
     assert page.text.index("Unreliable") < page.text.index("How easily")
     assert "Unreliable" in markdown.splitlines()[0]
     assert "clean MAP 0.33 is within noise" in page.text
+    write(tmp_path / "both", make_run(tmp_path / "sound"), tmp_path / "plain")
+    assert (tmp_path / "both/report.json").read_text().splitlines()[1] == '  "unreliable": true,'
+    with pytest.raises(ArgumentError, match="none chance_map or unreliable"):
+        report.combine_reports([("unreliable", tmp_path / "plain")])
 
 
 def test_a_report_holds_up_to_six_models(tmp_path: Path):

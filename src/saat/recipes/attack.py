@@ -42,7 +42,7 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, name_of, purified
-from saat.recipes.tables import print_table
+from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, make_generator, progress
 
 FIRST = 100  # queries whose gradients are looked at before the search
@@ -290,13 +290,12 @@ def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tenso
 
 
 def print_attack(report: Mapping[str, Any], page: Path) -> None:
-    """Print clean, attacked and chance MAP, and where the page lies."""
+    """Print the flags, then clean, attacked and chance MAP, and where the page lies."""
+    print_flags(report["flags"])
     columns = {"model": "name", "clean MAP": "clean_map", "attacked MAP": "attacked_map", "chance MAP": "chance_map"}
     if "t_map_attacked" in report:
         columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked", "t-MAP chance": "t_map_chance"}
     values = [report[key] for key in columns.values()]
     row = tuple(value if isinstance(value, str) else f"{value:.3f}" for value in values)
     print_table("Attack", tuple(columns), [row])
-    for flag in report["flags"]:
-        print(f"unreliable: {flag['name']}: {flag['message']}")
     print(f"report: {page}")

@@ -101,6 +101,7 @@ class Outcome:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
             "unreliable": bool(flags),
+            "flags": [vars(flag) for flag in flags],
             "data": {
                 "name": self.subject.data.name,
                 "options": self._data_options(),
@@ -118,7 +119,6 @@ class Outcome:
             "attacked": attacked.to_json(),
             "bit_flip_rate": bit_flip_rate(clean_codes, self.attacked).mean().item(),
             "change": _finite(summarize_change(self.adversarial, clean_images)),
-            "flags": [{"name": flag.name, "message": flag.message} for flag in flags],
             "attack": attack,
             "examples": write_examples(
                 out,

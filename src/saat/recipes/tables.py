@@ -21,6 +21,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
+def print_flags(flags: Sequence[Mapping[str, str]]) -> None:
+    """Print why what follows is unreliable, a line a flag: before any number."""
+    for flag in flags:
+        print(f"unreliable: {flag['name']}: {flag['message']}")
+
+
 def print_metrics(measured: Mapping[str, RetrievalMetrics]) -> None:
     """Print the headline metrics, a row a measurement."""
     print_table(
