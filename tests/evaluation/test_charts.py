@@ -55,8 +55,9 @@ def test_charts_take_the_text_color_of_the_page_and_name_their_parts():
 
 
 def lines(chart: str, color: str) -> list[tuple[str, list[float]]]:
-    """The dashes, and the heights, of each line of a color, from the top of the page."""
-    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: {color.lower()};[^"]*)"', chart)
+    """The dashes, and the heights, of each line of a color but the legend's, from the top of the page."""
+    panels, _, _ = chart.partition('id="legend_')
+    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: {color.lower()};[^"]*)"', panels)
     return [
         ("dashed" if "dasharray" in style else "solid", [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)])
         for path, style in drawn

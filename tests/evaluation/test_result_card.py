@@ -115,7 +115,7 @@ def test_a_broken_rule_is_named(changes: dict[str, Any], message: str):
         check_result_card(make_card() | changes)
 
 
-@pytest.mark.parametrize("entry", list(make_card()))
+@pytest.mark.parametrize("entry", sorted(make_card().keys() - {"chance_map_paper"}))
 def test_every_entry_is_needed(entry: str):
     card = make_card()
     del card[entry]

@@ -20,7 +20,7 @@ AT_RANK = {
     "precision_at": "precision",
     "recall_at": "recall",
     "ndcg_at": "nDCG",
-    "success_rate_at": "success rate of the attack",
+    "success_rate_at": "success rate",
 }
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -65,7 +65,7 @@ def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
             for color, (name, report) in zip(COLORS, models.items(), strict=False):
                 for state, line in LINES.items():
                     _draw_values(axes, report[state][key], f"o{line}", color=color, label=f"{state}: {name}")
-            _draw_values(axes, chance[key], "o:", color=TEXT, label="chance")
+            _draw_values(axes, chance[key], ":", color=TEXT, label="chance")
             _mark(axes, [float(rank) for rank in chance[key]])
             axes.set(title=title, ylim=(0, 1.04))
         for axes in panels[1]:
@@ -105,7 +105,8 @@ def _trial_chart(models: Mapping[str, Mapping[str, Any]], norm: str) -> str:
 
 def _draw_values(axes: Axes, values: Mapping[str, float], line: str, *, unit: float = 1, **style: Any) -> None:
     """Draw values by the number that each has as its key in a report, times `unit`."""
-    axes.plot([float(key) * unit for key in values], list(values.values()), line, linewidth=2, markersize=4, **style)
+    places = [float(key) * unit for key in values]
+    axes.plot(places, list(values.values()), line, linewidth=2, markersize=4, clip_on=False, **style)
 
 
 def _mark(axes: Axes, places: Sequence[float]) -> None:

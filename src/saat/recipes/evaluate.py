@@ -102,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     stability = instability(subject.model, first) if options is None else 0.0
     overlap = subject.splits.overlap()
     flags = find_flags(clean, None, logits=codes.query_logits, overlap=overlap, instability=stability)
-    metrics = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags], **clean.to_json()}
+    metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags], **clean.to_json()}
     if config.corruptions:
         corrupted = measure_corruptions(subject, codes)
         measured |= corrupted
