@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench_protocol import EVALUATIONS_A_STEP
 from markdown_tables import markdown, spread
 
 EQUAL_NOTE = """\
-MAP, tie-aware. Each attack shows the model an image about as often ({}); a gradient counts as one, and training a
-universal change or a generator counts its images. `fgsm` has one step by nature; `vmi-fgsm` and `nes` look 21 and 50
-times a step, and have one step where 20 are given. The attacks of the papers are those of the presets, shortened."""
+MAP, tie-aware. Each attack shows the model an image as often as the others, or as near as its steps allow; a gradient
+counts as one. How often, by `model_evaluations` in `attacks.json`:
+
+{looks}
+
+`fgsm` has one step by nature. `vmi-fgsm` looks {vmi} times in a step, but once in the last: with one step it is
+`fgsm`. `nes` looks {nes} times in a step and once after it. `universal` and `pros-gan` see a query once; the images of
+their training are in no row. `mi-fgsm, from the other model` looks at that one only. The attacks of the papers are
+those of the presets, shortened."""
+TARGETED_NOTE = """\
+t-MAP, the MAP against the labels of the targets, which targeted attacks raise; `none` is that of the clean queries. The
+table above has their MAP against the queries' own labels."""
+SLACK = 2  # looks at the clean image and at the last one
 
 
 def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -82,8 +93,13 @@ def beyond_the_paper(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def equal_table(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the section of all attacks at equal evaluations: a row an attack, a column a data set and model."""
+def equal_table(results: Sequence[dict[str, Any]], sizes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return the section of all attacks at equal evaluations: a row an attack, a column a data set and model.
+
+    Args:
+        results: of bench_protocol.py with `--every`.
+        sizes: of the splits, by data set.
+    """
     rows = [row for result in results for row in result["rows"]]
     if not rows:
         return []
@@ -97,6 +113,44 @@ def equal_table(results: Sequence[dict[str, Any]]) -> list[str]:
         norm = next(f"{row['norm']} {row['epsilon']:.3g}" for row in rows if row["attack"] == name)
         table.append([name, norm, *cells])
     budgets = {result["rows"][0]["dataset"]: result["evaluations_an_image"] for result in results}
-    note = EQUAL_NOTE.format(", ".join(f"{dataset}: {times} times" for dataset, times in sorted(budgets.items())))
-    columns = ("attack", "within", *(f"{dataset}, {model}" for dataset, model in pairs))
-    return [f"## Every attack at equal evaluations\n\n{note}\n\n{markdown(columns, table, text_columns=2)}\n"]
+    note = equal_note(rows, dict(sorted(budgets.items())), sizes)
+    models = [f"{dataset}, {model}" for dataset, model in pairs]
+    equal = markdown(("attack", "within", *models), table, text_columns=2)
+    targeted = markdown(("attack", *models), targeted_rows(rows, pairs), text_columns=1)
+    return [
+        f"## Every attack at equal evaluations\n\n{note}\n\n{equal}\n",
+        f"{TARGETED_NOTE}\n\n{targeted}\n",
+    ]
+
+
+def equal_note(
+    rows: Sequence[dict[str, Any]], budgets: Mapping[str, int], sizes: Mapping[str, Mapping[str, int]]
+) -> str:
+    """Return what is equal between the attacks and what is not, counted from their rows."""
+    looks = []
+    for dataset, budget in budgets.items():
+        queries, train = sizes[dataset]["query"], sizes[dataset]["train"]
+        counts = {row["attack"]: round(row["model_evaluations"] / queries) for row in rows if row["dataset"] == dataset}
+        equal = [count for count in counts.values() if budget <= count <= budget + SLACK]
+        others = ", ".join(f"`{name}` {count}" for name, count in counts.items() if count not in equal)
+        vmi, nes = (max(1, budget // EVALUATIONS_A_STEP[search]) for search in ("vmi", "nes"))
+        trained = max(1, budget * queries // train) * train
+        looks.append(
+            f"- {dataset}: {min(equal)} to {max(equal)} times, but {others}. Steps of `vmi-fgsm`: {vmi}, of `nes`: "
+            f"{nes}. Training: {trained:,} images, {trained // queries} for each query."
+        )
+    return EQUAL_NOTE.format(looks="\n".join(looks), **EVALUATIONS_A_STEP)
+
+
+def targeted_rows(rows: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Return the rows of t-MAP: that of the clean queries, then a row a targeted attack."""
+    aimed = [row for row in rows if "t_map_attacked" in row]
+    clean = list({(row["dataset"], row["model"], row["seed"]): row for row in aimed}.values())
+
+    def cells(chosen: Sequence[dict[str, Any]], key: str) -> list[str]:
+        return [spread([row[key] for row in chosen if (row["dataset"], row["model"]) == pair]) for pair in pairs]
+
+    table = [["none", *cells(clean, "t_map_clean")]]
+    for name in dict.fromkeys(row["attack"] for row in aimed):
+        table.append([name, *cells([row for row in aimed if row["attack"] == name], "t_map_attacked")])
+    return table

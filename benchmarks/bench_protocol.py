@@ -241,7 +241,8 @@ def add_row(result: dict[str, Any], dataset: str, model: str, name: str, seed: i
         "chance_map": report["chance_map"],
         "flags": [flag["name"] for flag in report["flags"]],
     }
-    row |= {key: report[key] for key in ("t_map_clean", "t_map_attacked") if key in report}
+    others = ("chance_map_paper", "t_map_clean", "t_map_attacked", "t_map_chance")
+    row |= {key: report[key] for key in others if key in report}
     if "members" in cost:
         row |= {"members": {key: value["map"] for key, value in cost["members"].items()}}
         row |= {"any_code_map": cost["any_code_map"], "trials": cost["trials"]}

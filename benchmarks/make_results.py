@@ -18,7 +18,7 @@ RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "results.md"
 ROW_KEYS = (
     *("dataset", "model", "seed", "attack", "norm", "epsilon", "model_evaluations"),
-    *("map", "map_paper", "chance_map", "flags"),
+    *("map", "map_paper", "chance_map", "chance_map_paper", "t_map_clean", "t_map_attacked", "t_map_chance", "flags"),
 )
 METRICS_NOTE = """\
 MAP@5000 of 1,000 queries over 59,000 items of random 32-bit codes, against a float sort for each query; the smaller of
@@ -80,6 +80,18 @@ def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, A
     return found
 
 
+def suites_of_defenses(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return suite rows of plain models that only bench_defenses.py measured, at the default norm and epsilon."""
+    known = {(row["dataset"], row["model"], row["seed"]) for row in rows if row["attack"] == "suite standard"}
+    threat = {"norm": "linf", "epsilon": 8 / 255}
+    return [
+        {"dataset": row["dataset"], "model": "plain", "seed": row["seed"], "attack": "suite standard", **threat}
+        | {"map": row["worst_case_map"], "chance_map": row["chance_map"], "flags": row["flags"]}
+        for row in runs
+        if row["defense"] == "undefended" and (row["dataset"], "plain", row["seed"]) not in known
+    ]
+
+
 def main() -> None:
     read = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-seed*.json"))}
     every = [result for name, result in read.items() if "-every-" in name]
@@ -88,17 +100,20 @@ def main() -> None:
         [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))]
         for folder in ("defenses", "threats", "curve", "ablation", "certified")
     )
-    rows = sorted(
-        ({key: row[key] for key in ROW_KEYS if key in row} for result in [*results, *every] for row in result["rows"]),
-        key=lambda row: (row["dataset"], row["model"], row["attack"], row["model_evaluations"], row["seed"]),
-    )
     defended = [run["row"] for run in runs]
+    found = [row for result in [*results, *every] for row in result["rows"]]
+    found += suites_of_defenses(defended, found)
+    rows = sorted(
+        ({key: row[key] for key in ROW_KEYS if key in row} for row in found),
+        key=lambda row: (row["dataset"], row["model"], row["attack"], row.get("model_evaluations", 0), row["seed"]),
+    )
     known = {(row["dataset"], row["defense"], row["seed"]) for row in defended}
     others = defenses_of_protocols(results)
     defended += [row for row in others if (row["dataset"], row["defense"], row["seed"]) not in known]
     write_text(RESULTS / "defenses.json", json.dumps({"rows": defended}, indent=1) + "\n")
     write_text(RESULTS / "attacks.json", json.dumps({"rows": rows}, indent=1) + "\n")
-    parts = [INTRODUCTION, *protocol_tables(results), *equal_table(every), *defense_tables(defended)]
+    sizes = {result["rows"][0]["dataset"]: result["data"]["sizes"] for result in results}
+    parts = [INTRODUCTION, *protocol_tables(results), *equal_table(every, sizes), *defense_tables(defended)]
     parts += [*threat_tables(threats), *ablation_table(ablation), *curve_table(curve), *certified_table(certified)]
     figures = ("speedup", "peak_mb")
     parts += speed_table("metrics.json", "Speed of the metrics", figures, METRICS_NOTE)

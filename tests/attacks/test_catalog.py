@@ -7,7 +7,7 @@ from torch import nn
 from saat.attacks.adam import AdamSearch
 from saat.attacks.autopgd import APGD
 from saat.attacks.blackbox import NesAttack, SquareAttack
-from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions
+from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions, make_search
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
@@ -53,6 +53,15 @@ def test_every_search_keeps_every_threat_or_says_why_not(name, threat):
     found = SEARCHES[name](options(THREATS[threat]))(model, images, objective)
     assert not bool((THREATS[threat].violation(found, images) > 0).any())
     assert bool((objective(model(found)) <= objective(model(images)) + 1e-6).all())
+
+
+def test_joined_rules_are_one_search_with_all_their_switches():
+    both = make_search("di+ti", options())
+    assert isinstance(both, TransferPGD)
+    assert (both.diversity, both.kernel_size, both.lookahead, both.steps) == (0.5, 15, False, 3)
+    assert isinstance(make_search("pgd", options()), PGD)
+    with pytest.raises(ArgumentError, match=r"got di\+ti, which moves every pixel"):
+        make_search("di+ti", options(THREATS["patch"]))
 
 
 def test_options_reach_the_search():

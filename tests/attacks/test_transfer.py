@@ -1,5 +1,7 @@
 """Every switch against a value worked by hand on a linear model, and the promises of every published rule."""
 
+import itertools
+import re
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.threat import ThreatModel
-from saat.attacks.transfer import TRANSFER_RULES, TransferPGD, blur_gradient, shrink, shrink_randomly
+from saat.attacks.transfer import TRANSFER_RULES, TransferPGD, blur_gradient, joined_rules, shrink, shrink_randomly
 from saat.errors import ArgumentError
 from saat.runtime import make_generator
 from saat.types import CodeObjective
@@ -270,6 +272,20 @@ def test_no_result_is_worse_than_the_clean_image(norm, rule):
     assert torch.equal(attack(Recorder(432), images, pulling), images)
     nowhere = TransferPGD(ThreatModel(norm, 0.0), steps=2, step_size=0.1, keep_best=False, **RULES[rule])
     assert torch.equal(nowhere(small_model(), small_images(), mean_logit), small_images())
+
+
+def test_rules_joined_by_plus_are_all_there_in_any_order():
+    assert joined_rules("vmi") == TRANSFER_RULES["vmi"]
+    assert joined_rules("ti+vmi+si-ni+di") == joined_rules("di+si-ni+vmi+ti") == ALL_SWITCHES
+    for one, other in itertools.combinations(TRANSFER_RULES.values(), 2):
+        assert all(other[option] == value for option, value in one.items() if option in other)  # so none is lost
+
+
+@pytest.mark.parametrize("name", ["pgd+di", "di+di", "di+", "+", "di+tii"])
+def test_what_cannot_be_joined_gets_an_answer(name):
+    message = f"`search` joins only mi, ni, si-ni, vmi, di, ti by +, each once; got '{name}'"
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        joined_rules(name)
 
 
 @pytest.mark.parametrize("rule", sorted(set(TRANSFER_RULES) - DRAWING))

@@ -181,6 +181,36 @@ def test_eot_averages_logits_and_gradients_over_the_draws():
     assert torch.allclose(gradient, expected.view(1, 3, 1, 1).expand_as(gradient), atol=1e-7)
 
 
+class Counted(nn.Module):
+    """A model that counts the images it sees."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        return self.model(images)
+
+
+VIEWS = {
+    "plain": lambda model: model,
+    "draws": lambda model: EotView(model, scaled, samples=3),
+    "draws of draws": lambda model: EotView(EotView(model, scaled, samples=3), scaled, samples=2),
+    "draws behind a preprocessing": lambda model: BpdaView(EotView(model, scaled, samples=3), eight_levels),
+    "an ensemble": lambda model: EnsembleView([model, EotView(model, scaled, samples=3)]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_cost_of_a_search_is_what_the_models_behind_a_view_see(name):
+    model, images = Counted(tiny_model()), pixels(4)
+    attack = PGD(ThreatModel(), steps=2)
+    attack(VIEWS[name](model), images, lambda logits: logits.sum(1))
+    assert attack.cost.model_evaluations == model.seen
+    assert model.seen >= {"plain": 1, "draws of draws": 6, "an ensemble": 4}.get(name, 3) * 2 * len(images)
+
+
 def test_eot_draws_anew_in_every_pass_and_repeats_from_its_seed():
     model, images = tiny_model(), pixels(4)
     runs = []

@@ -57,6 +57,7 @@ def make_report(
         "attacked_map": worst,
         "attacked_map_paper": 0.375,
         "chance_map": chance,
+        "chance_map_paper": 0.12,
         "attacked": {"map_interval": (worst - 0.02, worst + 0.02)},
         "attack": {
             "suite": suite,

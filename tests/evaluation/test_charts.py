@@ -1,12 +1,29 @@
+import re
+
 import pytest
 
-from saat.evaluation.charts import COLORS, IRRELEVANT, RELEVANT, TEXT, distance_chart, precision_recall_chart
+from saat.evaluation.charts import (
+    AT_RANK,
+    COLORS,
+    IRRELEVANT,
+    RELEVANT,
+    TEXT,
+    distance_chart,
+    precision_recall_chart,
+    rank_chart,
+    trial_charts,
+)
 
+FIRST = {key: {"1": 0.9, "10": 0.6, "1000": 0.3} for key in AT_RANK}
 STATE = {
+    **FIRST,
+    "chance": FIRST,
     "precision_recall": {"recall": [0.5, 1.0], "precision": [0.8, 0.4]},
     "distance_histogram": {"relevant": [3, 1, 0], "irrelevant": [0, 1, 7]},
 }
-REPORT = {"clean": STATE, "attacked": STATE, "chance_map": 0.1}
+ATTACK = {"norm": "linf", "epsilon": 8 / 255}
+TRIALS = {"map_by_epsilon": {"0.00784314": 0.5, "0.5": 0.1}, "map_by_steps": {"1": 0.6, "20": 0.3}}
+REPORT = {"clean": STATE, "attacked": STATE, "chance_map": 0.1, "attack": ATTACK}
 
 
 @pytest.mark.parametrize("name", ["_leading", "half $x^", "$\\frac$", "模型"])
@@ -35,6 +52,44 @@ def test_charts_take_the_text_color_of_the_page_and_name_their_parts():
     assert "currentColor" in chart
     for part in ("relevant", "irrelevant", "clean", "attacked", "Hamming distance"):
         assert f">{part}<" in chart
+
+
+def lines(chart: str, color: str) -> list[tuple[str, list[float]]]:
+    """The dashes, and the heights, of each line of a color but the legend's, from the top of the page."""
+    panels, _, _ = chart.partition('id="legend_')
+    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: {color.lower()};[^"]*)"', panels)
+    return [
+        ("dashed" if "dasharray" in style else "solid", [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)])
+        for path, style in drawn
+    ]
+
+
+def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chance():
+    fooled = STATE | {key: {"1": 0.0, "10": 0.0, "1000": 0.0} for key in AT_RANK}
+    chart = rank_chart({"plain": REPORT | {"attacked": fooled}})
+    for text in (*AT_RANK.values(), "rank N", "1", "10", "1,000", "clean: plain", "attacked: plain", "chance"):
+        assert f">{text}<" in chart
+    found = lines(chart, COLORS[0])
+    assert [dash for dash, _ in found] == ["solid", "dashed"] * 4
+    for (_, clean), (_, attacked) in zip(found[::2], found[1::2], strict=True):
+        assert clean == sorted(clean)  # the values fall, the page counts from its top
+        assert min(attacked) > max(clean)
+
+
+def test_trials_are_drawn_by_epsilon_and_by_steps_for_those_who_ran_them():
+    attacks = {name: ATTACK | {"norm": norm, "trials": TRIALS} for name, norm in (("a", "linf"), ("b", "l2"))}
+    models = {"none": REPORT} | {name: REPORT | {"attack": attack} for name, attack in attacks.items()}
+    charts = trial_charts(models)
+    assert list(charts) == ["linf", "l2"]
+    for text in ("2", "127.5", "epsilon, in 1/255", "steps", "20", "attacked: a", "chance"):
+        assert f">{text}<" in charts["linf"]
+    assert ">0.5<" in charts["l2"]
+    assert ">epsilon, in l2<" in charts["l2"]
+    for norm, own, other in (("linf", 1, 2), ("l2", 2, 1)):  # a model has one color in all charts
+        assert len(lines(charts[norm], COLORS[own])) == 2
+        assert not lines(charts[norm], COLORS[other])
+        assert ">attacked: none<" not in charts[norm]
+    assert trial_charts({"none": REPORT}) == {}
 
 
 def test_a_kind_without_a_pair_draws_an_empty_histogram():

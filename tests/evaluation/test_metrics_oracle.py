@@ -1,10 +1,13 @@
 """The whole of `evaluate_retrieval` against naive lists, on multi-label sets full of ties."""
 
+from itertools import permutations
+from statistics import fmean
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import expected_average_precision, paper_average_precision
+from oracle import expected_average_precision, naive_average_precision, paper_average_precision
 
 from saat.evaluation.metrics import evaluate_retrieval
 from saat.hamming import sign_codes
@@ -28,4 +31,6 @@ def test_map_and_its_relatives_equal_naive_means(items, k, seed):
     assert metrics.map == pytest.approx(sum(expected) / 3, abs=1e-12)
     assert metrics.chance_map == pytest.approx(sum(chance) / 3, abs=1e-12)
     assert metrics.map_paper == pytest.approx(sum(paper) / 3, abs=1e-12)
+    orders = [[naive_average_precision(order[:k]) for order in set(permutations(hits))] for hits in relevant]
+    assert metrics.chance_map_paper == pytest.approx(fmean(map(fmean, orders)), abs=1e-12)
     assert metrics.relevant_share == pytest.approx(sum(map(sum, relevant)) / (3 * items))

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import expected_average_precision, paper_average_precision
+from oracle import expected_average_precision, naive_average_precision, paper_average_precision
 from torchmetrics.functional.retrieval import retrieval_average_precision
 
 from saat.errors import ArgumentError
@@ -10,6 +11,7 @@ from saat.evaluation.ranking import (
     RankingCounts,
     average_precision,
     average_precision_at_k_paper,
+    chance_average_precision_at_k_paper,
     chance_counts,
     count_by_distance,
 )
@@ -181,3 +183,16 @@ def test_a_cut_below_one_is_an_error():
         average_precision(count_by_distance(*case), k=0)
     with pytest.raises(ArgumentError, match="`k` is at least 1; got 0"):
         average_precision_at_k_paper(*case, k=0)
+
+
+def test_chance_of_the_papers_convention_is_the_mean_over_random_orders_of_a_large_database():
+    relevant = (torch.arange(2000) % 50 == 0).numpy()  # 40 of 2,000, of which 300 count
+    generator = np.random.default_rng(0)
+    found = [naive_average_precision(generator.permutation(relevant)[:300].tolist()) for _ in range(400)]
+    counts = RankingCounts(relevant=torch.tensor([[40], [0], [2000]]), items=torch.full((3, 1), 2000))
+    chance = chance_average_precision_at_k_paper(counts, k=300)
+    assert chance[0].item() == pytest.approx(np.mean(found), abs=4 * np.std(found) / 20)
+    assert chance[1:].tolist() == pytest.approx([0.0, 1.0], abs=1e-9)
+    assert torch.allclose(chance_average_precision_at_k_paper(counts), average_precision(counts))  # all items count
+    with pytest.raises(ArgumentError, match="`k` is at least 1; got 0"):
+        chance_average_precision_at_k_paper(counts, k=0)

@@ -67,6 +67,7 @@ def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, 
         "clean_map_paper": clean.map_paper,
         "attacked_map_paper": attacked.map_paper,
         "chance_map": clean.chance_map,
+        "chance_map_paper": clean.chance_map_paper,
         "clean": clean.to_json(),
         "attacked": attacked.to_json(),
         "change": {"linf": 0.03, "linf_maximum": 0.0314, "l2": 1.5, "psnr": 33.2, "ssim": 0.97},
@@ -140,9 +141,10 @@ def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path:
     html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|url\((?!#)", html)
     combined = json.loads((tmp_path / "out/report.json").read_text())
-    assert list(combined) == ["plain", "hardened", "chance_map"]
+    assert list(combined) == ["unreliable", "plain", "hardened", "chance_map"]
+    assert combined["unreliable"] is False
     for name in ("plain", "hardened"):
-        for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper"):
+        for key in ("clean_map", "attacked_map", "clean_map_paper", "attacked_map_paper", "chance_map_paper"):
             assert f"{combined[name][key]:.3f}" in page.text
             assert f"{combined[name][key]:.3f}" in markdown
     assert f"{combined['chance_map']:.3f}" in page.text
@@ -153,6 +155,23 @@ def test_a_page_of_two_models_is_whole_and_asks_nothing_of_the_network(tmp_path:
     assert "✗" in page.text
     assert "Unreliable" not in page.text + markdown
     assert "like-for-like" not in page.text + markdown
+
+
+def test_what_is_measured_at_rank_and_in_trials_is_drawn_and_written(tmp_path: Path):
+    trials = {"map_by_epsilon": {"0.0313725": 0.321, "0.5": 0.123}, "map_by_steps": {"1": 0.432, "20": 0.234}}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "plain"))
+    assert "success rate" in page.text
+    assert "trials" not in page.text + markdown
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "tried", attack=ATTACK | {"trials": trials}))
+    assert "epsilon, in 1/255" in page.text
+    found = json.loads((tmp_path / "tried/report.json").read_text())["clean"]
+    rows = {line.split(" | ")[0]: line.rstrip(" |").split(" | ")[1:] for line in markdown.splitlines()}
+    assert rows["| at rank"] == list(found["ndcg_at"]) == ["1", "10"]
+    assert rows["| nDCG, clean"] == [f"{value:.3f}" for value in found["ndcg_at"].values()]
+    assert rows["| nDCG, chance"] == [f"{value:.3f}" for value in found["chance"]["ndcg_at"].values()]
+    assert rows["| epsilon of the trials"] == ["8/255", "128/255"]
+    assert [cells for name, cells in rows.items() if name == "| MAP"] == [["0.432", "0.234"]]
+    assert "0.321 | 0.123" in markdown
 
 
 def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path):
@@ -174,6 +193,10 @@ def test_a_flag_is_the_first_thing_said(tmp_path: Path):
     assert page.text.index("Unreliable") < page.text.index("How easily")
     assert "Unreliable" in markdown.splitlines()[0]
     assert "clean MAP 0.33 is within noise" in page.text
+    write(tmp_path / "both", make_run(tmp_path / "sound"), tmp_path / "plain")
+    assert (tmp_path / "both/report.json").read_text().splitlines()[1] == '  "unreliable": true,'
+    with pytest.raises(ArgumentError, match="none chance_map or unreliable"):
+        report.combine_reports([("unreliable", tmp_path / "plain")])
 
 
 def test_a_report_holds_up_to_six_models(tmp_path: Path):
@@ -194,12 +217,19 @@ def test_examples_are_matched_by_query_and_not_by_place(tmp_path: Path):
 
 def test_unequal_attacks_and_targets_are_told(tmp_path: Path):
     weak = make_run(tmp_path / "weak", attack=ATTACK | {"epsilon": 4 / 255})
-    aimed = make_run(tmp_path / "aimed", t_map_clean=0.123, t_map_attacked=0.987, attack=ATTACK | {"targeted": True})
+    aimed = make_run(
+        tmp_path / "aimed",
+        t_map_clean=0.123,
+        t_map_attacked=0.987,
+        t_map_chance=0.456,
+        attack=ATTACK | {"targeted": True},
+    )
     page, markdown = write(tmp_path / "out", weak, aimed)
     for text in (page.text, markdown):
         assert "like-for-like" in text
         assert "0.123" in text
         assert "0.987" in text
+        assert "0.456" in text
     assert "4/255" in page.text
 
 

@@ -18,8 +18,8 @@ from saat.attacks.prototype import fit_prototypes
 from saat.cli import main
 from saat.data.catalog import DataOptions
 from saat.models.hash_model import HashModel
-from saat.recipes.attack import PRESETS, draw_targets
-from saat.recipes.attacker import TRAINED
+from saat.recipes.attack import PRESETS
+from saat.recipes.attacker import TRAINED, draw_targets
 from saat.recipes.subject import Subject, load_subject
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -30,6 +30,7 @@ ATTACKS |= {
     "search square": ["--search=square", "--steps=4"],
     "search universal": ["--search=universal"],
     "search generator": ["--search=generator", "--goal=prototype", "--targeted=true"],
+    "joined rules": ["--search=di+ti+si-ni"],
     "l2": ["--norm=l2", "--epsilon=0.5", "--search=apgd"],
     "l2 square": ["--norm=l2", "--epsilon=0.5", "--search=square", "--steps=4"],
     "patch": ["--patch=0.1", "--step_size=0.1"],
@@ -135,6 +136,9 @@ def test_targets_share_no_label_with_their_query() -> None:
             ["--patch=0.1", "--search=mi"],
             "`patch` needs a search other than mi, ni, si-ni, vmi, di, ti, square; got mi",
         ),
+        (["--search=pgd+di"], "`search` joins only mi, ni, si-ni, vmi, di, ti by +, each once; got 'pgd+di'"),
+        (["--search=di+ti", "--patch=0.1"], "`patch` needs a search other than mi"),
+        (["--search=di+ti", "--restarts=2"], "`restarts` above 1 need `search` pgd or apgd"),
         (["--last=true", "--restarts=2"], "`restarts` above 1 need `search` pgd or apgd, without `last`; got pgd"),
         (["--search=bim", "--restarts=2"], "`search` pgd or apgd, without `last`; got bim"),
         (["--goal=relevant-codes", "--search=apgd"], "`goal` relevant-codes is an attack on the last iterate"),

@@ -43,6 +43,24 @@ def own_model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16))
 
 
+def constant_model() -> nn.Module:
+    """One code for all images."""
+    model = own_model()
+    with torch.no_grad():
+        model[1].weight.zero_()
+    return model
+
+
+def drawing_model() -> nn.Module:
+    """Another code at every look."""
+    return nn.Sequential(Noise(), own_model())
+
+
+class Noise(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + 0.05 * torch.randn_like(images)
+
+
 def test_train_writes_a_checkpoint_with_everything_to_rebuild_it(plain: Path) -> None:
     card = json.loads((plain / "card.json").read_text())
     assert (card["backbone"], card["code_length"], card["loss"]) == ("resnet8", 32, "csq")
@@ -218,6 +236,7 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     assert main(words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
+    assert 0 < report["t_map_chance"] < 1
 
 
 def test_no_item_for_a_target_gets_an_answer(
@@ -250,6 +269,35 @@ def test_evaluate_a_model_of_ones_own(tmp_path: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["code_length"] == 16
     assert metrics["map"] > metrics["chance_map"]
+
+
+@pytest.mark.parametrize(
+    ("model", "command", "flag"),
+    [
+        ("constant_model", ["evaluate"], "collapsed-codes"),
+        ("drawing_model", ["evaluate"], "unstable-model"),
+        ("constant_model", ["attack", "--steps=1"], "collapsed-codes"),
+        ("constant_model", ["evaluate", "--suite=fast", "--steps=1"], "collapsed-codes"),
+    ],
+)
+def test_the_first_line_says_what_makes_the_numbers_unreliable(
+    model: str, command: list[str], flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.train_size=50", "--data.query_size=20", "--data.database_size=100"]
+    assert main([*command, f"--model={__name__}:{model}", f"--out={tmp_path}", *data]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"unreliable: {flag}: ")
+    file = tmp_path / ("metrics.json" if command == ["evaluate"] else "report.json")
+    found = json.loads(file.read_text())
+    assert flag in [each["name"] for each in found["flags"]]
+    assert '"unreliable": true' in "".join(file.read_text().splitlines()[:6])
+
+
+def test_a_sound_model_is_not_marked(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", f"--checkpoint={plain}", f"--out={tmp_path}"]) == 0
+    assert "unreliable" not in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["unreliable"], metrics["flags"]) == (False, [])
 
 
 def test_a_model_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ def test_a_suite_sees_no_vanished_gradients_and_a_purifier_is_part_of_the_run(
     trials = report["attack"]["trials"]
     assert (trials["vanished_gradients"], trials["instability"]) == (0.0, 0.0)
     assert report["attacked_map"] < report["clean_map"]
+    searched = {name: found["model_evaluations"] for name, found in report["attack"]["members"].items()}
+    assert searched == dict.fromkeys(searched, 8 * (2 + 2) * 20)  # all draws of two steps, a start and an end
     saved = load_file(tmp_path / "adversarial.safetensors")
     assert main([*words, "--purifier=resize-pad"]) == 0  # its members are there
     assert torch.equal(load_file(tmp_path / "adversarial.safetensors")["codes"], saved["codes"])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from saat.cli import main
 from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.result_card import check_result_card
 from saat.evaluation.suite import SUITES
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
@@ -125,6 +126,23 @@ def test_l2_changes_are_within_epsilon(tiny: Path, tmp_path: Path, subject: Subj
     clean = subject.splits.query.images.float() / 255
     for images in saved_members(tmp_path, "standard").values():
         assert float((images / 255 - clean).flatten(1).norm(dim=1).max()) <= 1.0 + 1e-6
+
+
+@pytest.mark.usefixtures("short_trials")
+@pytest.mark.parametrize("suite", ["paper", "full"])
+def test_every_member_of_the_larger_suites_runs(suite: str, tiny: Path, tmp_path: Path, subject: Subject) -> None:
+    surrogate = [f"--surrogate=[{tiny}]"] if suite == "full" else []
+    assert main(words(tiny, tmp_path, f"--suite={suite}", "--steps=2", "--batch_size=20", *surrogate)) == 0
+    report, card = numbers(tmp_path), json.loads((tmp_path / "result.json").read_text())
+    members = report["attack"]["members"]
+    assert tuple(members) == tuple(card["members"]) == SUITES[suite]
+    assert check_result_card(card) == card
+    assert report["attacked_map"] <= min(member["map"] for member in members.values())
+    assert report["attacked_map"] < report["clean_map"]
+    clean = subject.splits.query.images.int()
+    for name, images in saved_members(tmp_path, suite).items():
+        assert 0 < int((images.int() - clean).abs().max()) <= 8, name
+        assert members[name]["model_evaluations"] >= len(clean)
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, tiny: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class SearchCost:
     """What a search used.
 
     Args:
-        model_evaluations: images that went through the model.
+        model_evaluations: images that went through the model, or through those that a view holds, all draws counted.
         gradients: images whose gradient was taken.
         vanished_gradients: those whose gradient was zero everywhere, or not finite somewhere.
     """
@@ -42,6 +42,11 @@ class SearchCost:
     def since(self, before: SearchCost) -> SearchCost:
         """Return what was used since `before`."""
         return SearchCost(**{name: value - getattr(before, name) for name, value in vars(self).items()})
+
+
+def evaluations_an_image(model: nn.Module) -> int:
+    """Return how many images models see for one that comes in: what a view says of itself, and 1 for a plain model."""
+    return int(getattr(model, "evaluations_an_image", 1))
 
 
 class Probe:
@@ -63,6 +68,7 @@ class Probe:
         self, model: nn.Module, clean: Tensor, objective: CodeObjective, *, precision: str, keep_best: bool
     ) -> None:
         self._model, self._objective, self._precision = model, objective, precision
+        self._evaluations = evaluations_an_image(model)
         self._keep_best = keep_best
         self._best_values = torch.full((len(clean),), torch.inf, device=clean.device)
         self.best = clean.clone()
@@ -103,7 +109,7 @@ class Probe:
         return (values if transform is not None else self._remember(perturbed.detach(), values)), gradient
 
     def _logits(self, images: Tensor) -> Tensor:
-        self.cost.model_evaluations += len(images)
+        self.cost.model_evaluations += self._evaluations * len(images)
         with autocast(self._precision, images.device):
             logits: Tensor = self._model(images)
         return logits.float()

@@ -18,7 +18,7 @@ from saat.attacks.objectives import MakeObjective
 from saat.attacks.prototype import PrototypeGoal, fit_prototypes
 from saat.attacks.sdha import SdhaGoal
 from saat.attacks.threat import Threat, ThreatModel
-from saat.attacks.transfer import TRANSFER_RULES, TransferPGD
+from saat.attacks.transfer import TRANSFER_RULES, TransferPGD, joined_rules
 from saat.attacks.views import ReturnedIdsGoal
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import anchor_codes, center_codes, mainstay_codes
@@ -141,7 +141,7 @@ def _transfer(rule: str, options: SearchOptions) -> Attack:
         step_size=options.step_size,
         precision=options.precision,
         keep_best=options.keep_best,
-        **TRANSFER_RULES[rule],
+        **joined_rules(rule),
     )
 
 
@@ -159,6 +159,17 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
     "square": _square,
     "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, sigma=o.sigma, precision=o.precision),
 }
+
+
+def make_search(name: str, options: SearchOptions) -> Attack:
+    """Return the search of a name: one of `SEARCHES`, or transfer rules joined by `+`, such as `di+ti+si-ni`.
+
+    Raises:
+        ArgumentError: what is joined are no transfer rules, or the options do not fit.
+    """
+    return _transfer(name, options) if "+" in name else SEARCHES[name](options)
+
+
 BLACK_BOX = ("square", "nes")
 """Searches that need no gradient."""
 RESTARTING = ("pgd", "apgd")

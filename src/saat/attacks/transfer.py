@@ -24,7 +24,23 @@ TRANSFER_RULES: Mapping[str, dict[str, Any]] = {
     "di": {"momentum": 1.0, "diversity": 0.5},
     "ti": {"momentum": 1.0, "kernel_size": 15},
 }
-"""The published settings by name, as options of `TransferPGD`."""
+"""The published settings by name, as options of `TransferPGD`; they agree on every option that they share."""
+
+
+def joined_rules(name: str) -> dict[str, Any]:
+    """Return the options of `TransferPGD` for one of `TRANSFER_RULES`, or for several joined by `+`.
+
+    Raises:
+        ArgumentError: a part is no transfer rule, or is there twice.
+
+    >>> joined_rules("di+ti")
+    {'momentum': 1.0, 'diversity': 0.5, 'kernel_size': 15}
+    """
+    parts = name.split("+")
+    if len(set(parts)) < len(parts) or not TRANSFER_RULES.keys() >= set(parts):
+        rule = f"joins only {', '.join(TRANSFER_RULES)} by +, each once"
+        raise ArgumentError(f"`search` {rule}; got {name!r}")
+    return {option: value for part in parts for option, value in TRANSFER_RULES[part].items()}
 
 
 def normalize_gradient(gradient: Tensor) -> Tensor:

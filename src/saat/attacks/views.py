@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saat.attacks.base import evaluations_an_image
 from saat.attacks.goals import clean_logits_of
 from saat.errors import ArgumentError, check_at_least
 from saat.hamming import hamming_distances, sign_codes
@@ -37,6 +38,11 @@ class EnsembleView(nn.Module):
         if not models:
             raise ArgumentError("`models` holds at least one model; got none")
         self.models = nn.ModuleList(models)
+
+    @property
+    def evaluations_an_image(self) -> int:
+        """How many images the models see for one."""
+        return sum(map(evaluations_an_image, self.models))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, sum of K)."""
@@ -181,6 +187,11 @@ class BpdaView(nn.Module):
         super().__init__()
         self.model, self.preprocess, self.stand_in = model, preprocess, stand_in
 
+    @property
+    def evaluations_an_image(self) -> int:
+        """How many images the model sees for one."""
+        return evaluations_an_image(self.model)
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, K).
 
@@ -216,8 +227,7 @@ class EotView(nn.Module):
 
     Athalye, Engstrom, Ilyas, Kwok, *Synthesizing Robust Adversarial Examples*, ICML 2018.
     *Differs from the paper*: the mean is of logits, not of the objective, since an objective sees one code an image.
-    Every pass draws anew; the passes of a new view follow from its seed. `SearchCost` counts a pass as one evaluation
-    an image, whatever `samples` is.
+    Every pass draws anew; the passes of a new view follow from its seed. `SearchCost` counts every draw.
 
     Args:
         model: images -> logits.
@@ -242,6 +252,11 @@ class EotView(nn.Module):
         self.model, self.transform = model, transform
         self.samples, self.seed = samples, seed
         self.passes = 0
+
+    @property
+    def evaluations_an_image(self) -> int:
+        """How many images the model sees for one."""
+        return self.samples * evaluations_an_image(self.model)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to mean logits (B, K)."""

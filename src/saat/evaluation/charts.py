@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,6 +15,13 @@ from matplotlib.figure import Figure
 COLORS = ("#8250C4", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 RELEVANT, IRRELEVANT = "#0072B2", "#D55E00"
 TEXT = "#7f7f7f"  # replaced by the page's own text color
+LINES = {"clean": "-", "attacked": "--"}
+AT_RANK = {
+    "precision_at": "precision",
+    "recall_at": "recall",
+    "ndcg_at": "nDCG",
+    "success_rate_at": "success rate",
+}
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a model's name is a dollar sign
@@ -38,7 +45,7 @@ def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
         axes = figure.subplots()
         for color, (name, report) in zip(COLORS, models.items(), strict=False):
-            for state, line in (("clean", "-"), ("attacked", "--")):
+            for state, line in LINES.items():
                 curve = report[state]["precision_recall"]
                 axes.plot(curve["recall"], curve["precision"], line, color=color, label=f"{state}: {name}", linewidth=2)
         chance = next(iter(models.values()))["chance_map"]
@@ -46,6 +53,67 @@ def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         figure.legend(loc="outside lower center", ncols=3)
         return _svg(figure)
+
+
+def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what is measured at rank N, over N, of each model: clean solid, attacked dashed, chance dotted."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 5.6), layout="constrained")
+        panels = figure.subplots(2, 2, sharex=True, sharey=True)
+        chance = next(iter(models.values()))["clean"]["chance"]
+        for axes, (key, title) in zip(panels.flat, AT_RANK.items(), strict=True):
+            for color, (name, report) in zip(COLORS, models.items(), strict=False):
+                for state, line in LINES.items():
+                    _draw_values(axes, report[state][key], f"o{line}", color=color, label=f"{state}: {name}")
+            _draw_values(axes, chance[key], ":", color=TEXT, label="chance")
+            _mark(axes, [float(rank) for rank in chance[key]])
+            axes.set(title=title, ylim=(0, 1.04))
+        for axes in panels[1]:
+            axes.set_xlabel("rank N")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return _svg(figure)
+
+
+def trial_charts(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return MAP in the trials of suites, by epsilon and by steps, as a chart for each norm; none without a suite."""
+    norms = dict.fromkeys(report["attack"]["norm"] for report in models.values() if "trials" in report["attack"])
+    return {norm: _trial_chart(models, norm) for norm in norms}
+
+
+def _trial_chart(models: Mapping[str, Mapping[str, Any]], norm: str) -> str:
+    unit, label = (255, "epsilon, in 1/255") if norm == "linf" else (1, f"epsilon, in {norm}")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+        for axes, key, scale in zip(
+            figure.subplots(1, 2, sharey=True), ("map_by_epsilon", "map_by_steps"), (unit, 1), strict=True
+        ):
+            places = set()
+            for color, (name, report) in zip(COLORS, models.items(), strict=False):
+                if report["attack"]["norm"] == norm and "trials" in report["attack"]:
+                    values = report["attack"]["trials"][key]
+                    line = f"o{LINES['attacked']}"
+                    _draw_values(axes, values, line, unit=scale, color=color, label=f"attacked: {name}")
+                    places |= {float(place) * scale for place in values}
+            axes.axhline(next(iter(models.values()))["chance_map"], color=TEXT, linestyle=":", label="chance")
+            _mark(axes, sorted(places))
+        by_epsilon, by_steps = figure.axes
+        by_epsilon.set(xlabel=label, ylabel="MAP", ylim=(0, 1.04))
+        by_steps.set_xlabel("steps")
+        figure.legend(*by_epsilon.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return _svg(figure)
+
+
+def _draw_values(axes: Axes, values: Mapping[str, float], line: str, *, unit: float = 1, **style: Any) -> None:
+    """Draw values by the number that each has as its key in a report, times `unit`."""
+    places = [float(key) * unit for key in values]
+    axes.plot(places, list(values.values()), line, linewidth=2, markersize=4, clip_on=False, **style)
+
+
+def _mark(axes: Axes, places: Sequence[float]) -> None:
+    """Make the x axis logarithmic, with these places and no others marked."""
+    axes.set_xscale("log")
+    axes.set_xticks(places, labels=[f"{place:,.4g}" for place in places])
+    axes.minorticks_off()
 
 
 def distance_chart(report: Mapping[str, Any]) -> str:

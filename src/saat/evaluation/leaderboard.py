@@ -146,6 +146,7 @@ def _row(runs: Sequence[Card]) -> dict[str, Any]:
         "worst_map_interval": first["worst_map_interval"] if len(runs) == 1 else None,
         "worst_map_paper": fmean(card["worst_map_paper"] for card in runs),
         "chance_map": means["chance_map"],
+        "chance_map_paper": first.get("chance_map_paper"),
         "any_code_map": fmean(card["any_code_map"] for card in runs),
         "members": {name: fmean(card["members"][name] for card in runs) for name in first["members"]},
         "surviving_share": share,

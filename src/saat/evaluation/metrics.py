@@ -81,6 +81,7 @@ class RetrievalMetrics:
         map_interval: the 95 % bootstrap interval of `map` over queries.
         map_paper: MAP@k by the papers' convention: ties by ascending row, divided by the hits in the top k.
         k_paper: that k.
+        chance_map_paper: `map_paper` of a random ranking.
         chance_map: the MAP of a random ranking, which is also that of a constant code.
         relevant_share: the mean share of the database that is relevant to a query; `chance_map` tends to it.
         precision_at, recall_at, ndcg_at, map_at, success_rate_at, precision_within_radius_2: see `TopMetrics`.
@@ -104,6 +105,7 @@ class RetrievalMetrics:
     map_interval: tuple[float, float]
     map_paper: float
     k_paper: int
+    chance_map_paper: float
     chance_map: float
     relevant_share: float
     precision_at: dict[int, float]
@@ -186,6 +188,7 @@ def evaluate_retrieval(
         map_interval=bootstrap_interval(precision),
         map_paper=ranking.average_precision_at_k_paper(*arguments, k=k_paper).mean().item(),
         k_paper=k_paper,
+        chance_map_paper=ranking.chance_average_precision_at_k_paper(counts, k=k_paper).mean().item(),
         chance_map=chance.mean().item(),
         relevant_share=(counts.relevant.sum() / counts.items.sum()).item(),
         precision_at=top.precision_at,

@@ -159,3 +159,50 @@ def average_precision_at_k_paper(
     pairs = Pairs(query_codes, query_labels, database_codes, database_labels)
     pairs.run(loops.average_precisions, scores, min(k, len(database_codes)))
     return torch.from_numpy(scores)
+
+
+def chance_average_precision_at_k_paper(counts: RankingCounts, *, k: int = 5000) -> Tensor:
+    """Return the expectation of each query's `average_precision_at_k_paper` over all orders of the database.
+
+    Of N items R are relevant, and k count, at most N. With h hits among them, each of the k places holds one with
+    probability h / k, and then 1 + (h - 1) (i - 1) / (k - 1) hits are expected up to place i. With the harmonic number
+    H, the sum of precisions divided by h is expected to be::
+
+        (H(k) + (h - 1) / (k - 1) * (k - H(k))) / k
+
+    which is linear in h from 1 on, and 0 at 0. Over all orders h is hypergeometric, with the mean k R / N, and some
+    hit is there with the probability P = 1 - C(N - R, k) / C(N, k). So the expectation is::
+
+        (H(k) P + (k R / N - P) / (k - 1) * (k - H(k))) / k
+
+    Args:
+        counts: of Q queries.
+        k: how many items of the ranking count.
+
+    Returns:
+        float64 (Q,) in [0, 1].
+
+    Raises:
+        ArgumentError: `k` is below 1.
+
+    One of three items is relevant and two count: it comes first, second or not at all, (1 + 1/2 + 0) / 3 = 1/2.
+
+    >>> counts = RankingCounts(relevant=torch.tensor([[0, 1]]), items=torch.tensor([[1, 2]]))
+    >>> round(chance_average_precision_at_k_paper(counts, k=2).item(), 6)
+    0.5
+    """
+    check_at_least("k", k, 1)
+    relevant, items = counts.relevant.sum(1).double(), counts.items.sum(1).double()
+    cut = items.clamp(max=k)
+    size = int(cut.max()) if len(cut) else 0
+    harmonic = torch.arange(1, size + 1, dtype=torch.float64, device=cut.device).reciprocal().cumsum(0)
+    first = harmonic[cut.long() - 1]
+    none = torch.exp(_log_choices(items - relevant, cut) - _log_choices(items, cut))
+    some = 1.0 - torch.where(items - relevant >= cut, none, 0.0)
+    return (first * some + (cut * relevant / items - some) / (cut - 1).clamp(min=1) * (cut - first)) / cut
+
+
+def _log_choices(items: Tensor, chosen: Tensor) -> Tensor:
+    """Return the logarithm of how many ways there are to choose some of the items, where there are as many."""
+    left = (items - chosen).clamp(min=0)
+    return torch.lgamma(items + 1) - torch.lgamma(chosen + 1) - torch.lgamma(left + 1)

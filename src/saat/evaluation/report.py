@@ -17,12 +17,12 @@ from PIL import Image
 
 from saat import __version__
 from saat.errors import ArgumentError, DataError
-from saat.evaluation.charts import COLORS, distance_chart, precision_recall_chart
+from saat.evaluation.charts import AT_RANK, COLORS, distance_chart, precision_recall_chart, rank_chart, trial_charts
 from saat.evaluation.result_card import FRAME
 from saat.runtime import write_text
 
 Report = dict[str, Any]
-CHANCE = "chance_map"
+CHANCE, UNRELIABLE = "chance_map", "unreliable"
 BUDGET = (
     *("suite", "search", "goal", "objective", "targeted", "surrogate", "norm", "epsilon", "patch"),
     *("steps", "step_size", "restarts", "last"),
@@ -31,7 +31,7 @@ PICTURE_SIDE = 192  # larger pictures are made smaller, so that a page of photog
 
 
 def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
-    """Return the reports of several runs under their names, with `chance_map` beside them.
+    """Return the reports of several runs under their names, with `chance_map` and `unreliable`, if any is, beside.
 
     Args:
         runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
@@ -42,8 +42,9 @@ def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
             side by side.
     """
     names = [name for name, _ in runs]
-    if not 1 <= len(runs) <= len(COLORS) or len(set(names)) < len(names) or CHANCE in names:
-        raise ArgumentError(f"`runs` are 1 to {len(COLORS)}, with distinct names other than {CHANCE}; got {names}")
+    if not 1 <= len(runs) <= len(COLORS) or len(set(names)) < len(names) or {CHANCE, UNRELIABLE} & set(names):
+        rule = f"1 to {len(COLORS)}, with distinct names, none {CHANCE} or {UNRELIABLE}"
+        raise ArgumentError(f"`runs` are {rule}; got {names}")
     reports = {name: _read_report(folder) for name, folder in runs}
     first = names[0]
     for name, report in reports.items():
@@ -57,7 +58,8 @@ def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
             raise ArgumentError(
                 f"`runs` have images cut alike; {', '.join(FRAME)} of {name} and {first} are {cuts[0]} and {cuts[1]}"
             )
-    return {**reports, CHANCE: reports[first][CHANCE]}
+    flagged = any(report["flags"] for report in reports.values())
+    return {UNRELIABLE: flagged, **reports, CHANCE: reports[first][CHANCE]}
 
 
 def _read_report(folder: Path) -> Report:
@@ -244,14 +246,16 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
         "examples": examples,
         "factors": sorted({shown["perturbation_factor"] for query in examples for shown in query["shown"].values()}),
         "precision_recall": precision_recall_chart(models),
+        "at_rank": AT_RANK,
+        "ranks": rank_chart(models),
+        "trials": trial_charts(models),
         "distances": {name: distance_chart(report) for name, report in models.items()},
         "picture": lambda name, image: _data_uri(folders[name] / image),
         "versions": f"saat {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
     }
     environment = page_environment()
     pages = {name: environment.get_template(name).render(values) for name in ("report.html", "report.md")}
-    pages["report.json"] = json.dumps(combined, indent=2) + "\n"
-    for name, page in pages.items():
+    for name, page in (pages | {"report.json": json.dumps(combined, indent=2) + "\n"}).items():
         write_text(out / name, page)
     return out / "report.html"
 
@@ -272,6 +276,7 @@ def page_environment() -> jinja2.Environment:
         reproduce=reproduce,
         describe=describe,
         cell=_cell,
+        three=lambda value: "\N{EN DASH}" if value is None else f"{value:.3f}",
     )
     return environment
 

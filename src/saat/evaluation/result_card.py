@@ -47,6 +47,7 @@ def result_card(report: Mapping[str, Any]) -> Card:
         "worst_map_interval": list(report["attacked"]["map_interval"]),
         "worst_map_paper": report["attacked_map_paper"],
         "chance_map": report["chance_map"],
+        "chance_map_paper": report["chance_map_paper"],
         "any_code_map": attack["any_code_map"],
         "members": {name: member["map"] for name, member in attack["members"].items()},
         "model_evaluations": attack["model_evaluations"],
@@ -147,6 +148,7 @@ TEXT_OR_NULL: Rule = ("printable text or null", lambda value: value is None or _
 COUNT: Rule = ("a whole number of at least 0", _is_count)
 NUMBER: Rule = ("a finite number of at least 0", _is_number)
 MAP: Rule = ("a MAP in [0, 1]", _is_map)
+MAP_OR_NULL: Rule = ("a MAP in [0, 1] or null", lambda value: value is None or _is_map(value))
 RULES: Mapping[str, Rule] = {
     "saat": TEXT,
     "created": TEXT,
@@ -172,6 +174,7 @@ RULES: Mapping[str, Rule] = {
     "worst_map_interval": ("two MAPs, the lower one first", _is_interval),
     "worst_map_paper": MAP,
     "chance_map": MAP,
+    "chance_map_paper": MAP_OR_NULL,  # cards of older versions lack it
     "any_code_map": MAP,
     "members": ("a MAP for each name of an attack, at least one", _are_members),
     "model_evaluations": COUNT,

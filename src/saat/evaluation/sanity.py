@@ -157,6 +157,7 @@ def find_flags(
     logits: Tensor,
     overlap: int,
     vanished: float = 0.0,
+    instability: float = 0.0,
     trials: Trials | None = None,
     white: Mapping[str, Tensor] | None = None,
     black: Mapping[str, Tensor] | None = None,
@@ -169,6 +170,7 @@ def find_flags(
         logits: (Q, K) of the clean queries.
         overlap: queries that are in the database.
         vanished: share of the queries at which the attack finds no gradient to begin with.
+        instability: of two passes, see `trials.instability`; trials have their own.
         trials: of the first labeled queries, if they were run.
         white: average precision of the queries under each attack with gradients, if there are several.
         black: the same under each attack without.
@@ -181,11 +183,11 @@ def find_flags(
         overlapping_splits(overlap),
         black_box_wins(white or {}, black or {}),
         vanished_gradients(vanished if trials is None else trials.vanished_gradients),
+        unstable_model(instability if trials is None else trials.instability),
     ]
     if trials is not None:
         chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
         found += [
-            unstable_model(trials.instability),
             weak_search(trials.steps, trials.beyond_epsilon(), chance.mean().item()),
             weak_radius(trials.radii),
             large_radius_above_chance(trials.radii, chance),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from saat.attacks.adam import AdamSearch
 from saat.attacks.autopgd import APGD
-from saat.attacks.base import Attack, SearchCost
+from saat.attacks.base import Attack, SearchCost, evaluations_an_image
 from saat.attacks.blackbox import SquareAttack
 from saat.attacks.goals import CodesGoal, OwnCodeGoal, SemanticGoal, clean_logits_of
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
@@ -108,7 +108,7 @@ def nearest_clusters(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
         images, used = batch.run(batch.apgd(steps=max(1, batch.steps // 2)), goal, "clusters", number)
         found.append(images)
         cost += used
-    cost.model_evaluations += CLUSTERS * len(batch.images)  # to compare them
+    cost.model_evaluations += CLUSTERS * evaluations_an_image(batch.model) * len(batch.images)  # to compare them
     return batch.lowest(found), cost
 
 
@@ -158,9 +158,7 @@ def expectation(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
     """APGD on the mean of several passes: for a model that draws at random, which single passes would mislead."""
     view = EotView(batch.model, lambda images, _: images, samples=EOT_SAMPLES, seed=batch.seed)
     seen = replace(batch, model=view, steps=max(1, batch.steps // EOT_SAMPLES))
-    found, cost = seen.run(seen.apgd(), SemanticGoal(batch.bank, make_objective=flips_objective), "expectation")
-    cost.model_evaluations *= EOT_SAMPLES
-    return found, cost
+    return seen.run(seen.apgd(), SemanticGoal(batch.bank, make_objective=flips_objective), "expectation")
 
 
 def _published(goal_of: Callable[[SuiteBatch], Goal], *, adam: bool = False) -> Member:

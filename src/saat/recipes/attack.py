@@ -29,6 +29,7 @@ from saat.attacks.catalog import (
 )
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
+from saat.attacks.transfer import joined_rules
 from saat.attacks.views import restart_draws
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
@@ -39,11 +40,11 @@ from saat.evaluation.sanity import find_flags
 from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
-from saat.recipes.attacker import TRAINED, Attacker, make_attacker
+from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, name_of, purified
-from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, make_generator, progress
+from saat.recipes.tables import print_flags, print_table
+from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
 
 FIRST = 100  # queries whose gradients are looked at before the search
 PUBLISHED: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "last": True}
@@ -85,8 +86,9 @@ class AttackConfig(RunOptions):
         objective: how nearness is measured: margin or flips (on logits, scale-free), or the papers' on relaxed codes:
             weighted (SAAT), agreement or hag.
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.
-        search: pgd, fgsm, bim, apgd, adam; for transfer mi, ni, si-ni, vmi, di, ti; black box square, nes; trained
-            on the train split universal (one change for all queries), generator (ProS-GAN).
+        search: pgd, fgsm, bim, apgd, adam; for transfer mi, ni, si-ni, vmi, di, ti, or several joined by +, such as
+            di+ti+si-ni; black box square, nes; trained on the train split universal (one change for all queries),
+            generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
         norm: linf or l2.
         epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
@@ -126,7 +128,10 @@ class AttackConfig(RunOptions):
             check_choice("purifier", self.purifier, PURIFIERS)
         check_choice("goal", self.goal, GOALS)
         check_choice("objective", self.objective, OBJECTIVES)
-        check_choice("search", self.search, (*SEARCHES, *TRAINED))
+        if "+" in self.search:
+            joined_rules(self.search)  # what can be joined is its rule
+        else:
+            check_choice("search", self.search, (*SEARCHES, *TRAINED))
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)
         if self.step_size is not None and not 0.0 <= self.step_size < math.inf:
             raise ArgumentError(f"`step_size` is at least 0.0, and finite; got {self.step_size}")
@@ -157,7 +162,7 @@ class AttackConfig(RunOptions):
                 f"`goal` {self.goal} is an attack on the last iterate, and needs no restarts and a search other than "
                 f"{', '.join(CHOOSING)}; got {found}"
             )
-        if self.patch and self.search in EVERYWHERE:
+        if self.patch and {*self.search.split("+")} & {*EVERYWHERE}:
             raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {self.search}")
 
     def _check_trained(self) -> None:
@@ -279,25 +284,13 @@ def search(
     }
 
 
-def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tensor:
-    """Return for each query (Q, C) the labels of a random database item that shares none with it; no label if none can.
-
-    >>> draw_targets(torch.tensor([[1, 0]]), torch.tensor([[1, 0], [0, 1]]), seed=0).tolist()
-    [[0, 1]]
-    """
-    disjoint = (labels.float() @ database_labels.float().T == 0) & has_label(database_labels)
-    chances = torch.rand(disjoint.shape, generator=make_generator(seed, "targets")) * disjoint
-    return database_labels[chances.argmax(1)] * disjoint.any(1, keepdim=True).to(database_labels.dtype)
-
-
 def print_attack(report: Mapping[str, Any], page: Path) -> None:
-    """Print clean, attacked and chance MAP, and where the page lies."""
+    """Print the flags, then clean, attacked and chance MAP, and where the page lies."""
+    print_flags(report["flags"])
     columns = {"model": "name", "clean MAP": "clean_map", "attacked MAP": "attacked_map", "chance MAP": "chance_map"}
     if "t_map_attacked" in report:
-        columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked"}
+        columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked", "t-MAP chance": "t_map_chance"}
     values = [report[key] for key in columns.values()]
     row = tuple(value if isinstance(value, str) else f"{value:.3f}" for value in values)
     print_table("Attack", tuple(columns), [row])
-    for flag in report["flags"]:
-        print(f"unreliable: {flag['name']}: {flag['message']}")
     print(f"report: {page}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.base import Attack
-from saat.attacks.catalog import GOALS, SEARCHES, SEEN_FROM_OUTSIDE, GoalOptions, SearchOptions
+from saat.attacks.catalog import GOALS, SEEN_FROM_OUTSIDE, GoalOptions, SearchOptions, make_search
 from saat.attacks.generative import fit_generator
 from saat.attacks.objectives import OBJECTIVES, RELAXED
 from saat.attacks.prototype import PrototypeGoal, prototype_codes
@@ -22,6 +22,7 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_surrogates
+from saat.runtime import make_generator
 from saat.types import CodeObjective, Goal
 
 if TYPE_CHECKING:
@@ -94,8 +95,19 @@ def make_attacker(
         precision="float32" if outside else config.precision,  # as the service encodes
         **({"sigma": STEPPED_SIGMA} if outside else {}),
     )
-    search = SEARCHES[config.search](options)
+    search = make_search(config.search, options)
     return Attacker(model, objective_of, lambda _: search)
+
+
+def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tensor:
+    """Return for each query (Q, C) the labels of a random database item that shares none with it; no label if none can.
+
+    >>> draw_targets(torch.tensor([[1, 0]]), torch.tensor([[1, 0], [0, 1]]), seed=0).tolist()
+    [[0, 1]]
+    """
+    disjoint = (labels.float() @ database_labels.float().T == 0) & has_label(database_labels)
+    chances = torch.rand(disjoint.shape, generator=make_generator(seed, "targets")) * disjoint
+    return database_labels[chances.argmax(1)] * disjoint.any(1, keepdim=True).to(database_labels.dtype)
 
 
 def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> Goal:

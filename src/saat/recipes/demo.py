@@ -87,7 +87,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     if not config.quiet:
         rows = [
             (
-                name,
+                f"{name} (unreliable)" if report[name]["unreliable"] else name,
                 f"{report[name]['clean_map']:.3f}",
                 f"{report[name]['attacked_map']:.3f}",
                 f"{report['chance_map']:.3f}",

@@ -188,7 +188,7 @@ def harden(config: HardenConfig) -> Card:
     card = replace(
         parent,
         training=training,
-        metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
+        metrics={name: getattr(metrics, name) for name in ("map", "map_paper", "chance_map", "chance_map_paper")},
         defense=config.defense,
         parent=str(config.checkpoint),
         database_model=None if database_model is None else weights_checksum(database_model),

@@ -101,6 +101,7 @@ class Outcome:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
             "unreliable": bool(flags),
+            "flags": [vars(flag) for flag in flags],
             "data": {
                 "name": self.subject.data.name,
                 "options": self._data_options(),
@@ -113,11 +114,11 @@ class Outcome:
             "clean_map_paper": clean.map_paper,
             "attacked_map_paper": attacked.map_paper,
             "chance_map": clean.chance_map,
+            "chance_map_paper": clean.chance_map_paper,
             "clean": clean.to_json(),
             "attacked": attacked.to_json(),
             "bit_flip_rate": bit_flip_rate(clean_codes, self.attacked).mean().item(),
             "change": _finite(summarize_change(self.adversarial, clean_images)),
-            "flags": [{"name": flag.name, "message": flag.message} for flag in flags],
             "attack": attack,
             "examples": write_examples(
                 out,
@@ -134,8 +135,10 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            report["t_map_clean"] = self.measure(clean_codes, self.targets).map
+            toward = self.measure(clean_codes, self.targets)
+            report["t_map_clean"] = toward.map
             report["t_map_attacked"] = self.measure(self.attacked, self.targets).map
+            report["t_map_chance"] = toward.chance_map
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
 

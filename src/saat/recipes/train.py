@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> Card:
         data=data_values(config.data),
         manifest=manifest,
         training={"seed": config.seed, "fit": run["fit"], "seconds": sum(row["seconds"] for row in history)},
-        metrics={"map": metrics.map, "map_paper": metrics.map_paper, "chance_map": metrics.chance_map},
+        metrics={name: getattr(metrics, name) for name in ("map", "map_paper", "chance_map", "chance_map_paper")},
         versions=versions(),
     )
     save_checkpoint(config.out, model, card)

@@ -1,0 +1,50 @@
+"""What `benchmarks/make_results.py` says of attacks at equal evaluations comes from their rows."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SIZES = {"made-up": {"query": 100, "train": 400, "database": 900}}
+
+
+@pytest.fixture
+def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    return importlib.import_module(request.param)
+
+
+def row(attack: str, evaluations: int, **more: Any) -> dict[str, Any]:
+    place = {"dataset": "made-up", "model": "plain", "seed": 0, "norm": "linf", "epsilon": 8 / 255}
+    return place | {"attack": attack, "model_evaluations": evaluations, "map": 0.25} | more
+
+
+@pytest.mark.parametrize("module", ["attack_tables"], indirect=True)
+def test_what_is_not_equal_is_counted_from_the_rows(module: ModuleType) -> None:
+    rows = [row("pgd", 5200), row("hag", 5000), row("vmi-fgsm", 2300), row("nes", 9900), row("universal", 100)]
+    rows.append(row("p2p", 5000, t_map_clean=0.125, t_map_attacked=0.875))
+    equal, targeted = module.equal_table([{"evaluations_an_image": 50, "rows": rows}], SIZES)
+    told = (
+        "- made-up: 50 to 52 times, but `vmi-fgsm` 23, `nes` 99, `universal` 1. Steps of `vmi-fgsm`: 2, of `nes`: 1. "
+    )
+    assert told + "Training: 4,800 images, 48 for each query." in equal  # 12 epochs: 50 * 100 // 400
+    assert "looks 21 times in a step" in equal
+    assert "| p2p | linf 0.0314 | 0.2500 |" in equal
+    assert targeted.endswith("| none | 0.1250 |\n| p2p | 0.8750 |\n")
+
+
+@pytest.mark.parametrize("module", ["make_results"], indirect=True)
+def test_suites_that_only_the_defenses_ran_are_rows_of_plain_models(module: ModuleType) -> None:
+    def run(defense: str, seed: int) -> dict[str, Any]:
+        found = {"worst_case_map": 0.05, "chance_map": 0.1, "flags": []}
+        return {"dataset": "made-up", "defense": defense, "seed": seed} | found
+
+    runs = [run("undefended", 0), run("undefended", 1), run("saat", 1)]
+    (found,) = module.suites_of_defenses(runs, [row("suite standard", 5000), row("pgd", 5000, seed=1)])
+    assert (found["model"], found["seed"], found["attack"], found["map"]) == ("plain", 1, "suite standard", 0.05)
+    assert set(found) <= set(module.ROW_KEYS)
+    assert {"t_map_clean", "t_map_attacked"} <= set(module.ROW_KEYS)
