@@ -53,7 +53,7 @@ class ServeConfig(RunOptions):
         false_alarm_rate: share of clean queries that detectors may call an attack.
         rate: requests a second of one client; 0 is no limit.
         room: searches underway at a time; more are told to come again.
-        request_seconds: that a request may take.
+        request_seconds: that a request may take, and its head before that.
     """
 
     index: str | Path
@@ -91,6 +91,7 @@ def serve(config: ServeConfig) -> None:
     import uvicorn  # with all that it brings, of no use to other commands
 
     from saat.serving.app import make_app
+    from saat.serving.connections import bounded_protocol
 
     device = config.start()
     token = None if config.token_file is None else read_token(config.token_file)
@@ -98,6 +99,8 @@ def serve(config: ServeConfig) -> None:
     listener = _listen(config.host, config.port)
     options = uvicorn.Config(
         make_app(service, token=token, local=token is None and config.host in LOOPBACK),
+        http=bounded_protocol(config.request_seconds),
+        ws="none",  # no route speaks it, and its protocol has none of these bounds
         log_level="warning",
         access_log=False,
         server_header=False,
