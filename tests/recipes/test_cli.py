@@ -179,6 +179,8 @@ def parsed(line: str) -> Any:
             "train --out y --data.split_seed -1 --fit.augment false",
             "train --out=y --data.split_seed=-1 --fit.augment=false",
         ),
+        ("serve y --token-file a-b --request-seconds=3", "serve --index=y --token_file=a-b --request_seconds=3"),
+        ("train --fit.batch-size 8 --loss csq --out a-b", "train --fit.batch_size=8 --loss=csq --out=a-b"),
         ("train --out y --fit.augment --quiet", "train --out=y --fit.augment=true --quiet=true"),
     ],
 )
@@ -190,6 +192,11 @@ def test_a_checkpoint_whose_name_reads_as_a_number_is_a_folder(capsys: pytest.Ca
     for name in ("2024", "2024-05-01"):
         assert main(["harden", name, "--out=y", "--data.query_size=3"]) == 2
         assert f"found no card.json in {name}" in capsys.readouterr().err
+
+
+def test_a_file_of_options_keeps_the_dashes_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a-b.yaml").write_text("fit: {batch_size: 7}\n")
+    assert parsed(f"train --out y --config {tmp_path / 'a-b.yaml'}").fit.batch_size == 7
 
 
 def test_what_a_list_takes() -> None:
