@@ -135,6 +135,13 @@ def test_what_it_says_of_itself(http: httpx.Client) -> None:
     assert {"/search", "/search/batch", "/items", "/items/{item_id}", "/images/{item_id}", "/metrics"} <= set(paths)
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/"])
+def test_a_probe_without_a_body_is_answered_as_with_one(http: httpx.Client, path: str) -> None:
+    probed, whole = http.head(path), http.get(path)
+    assert (probed.status_code, probed.content) == (200, b"")
+    assert {**probed.headers, "date": ""} == {**whole.headers, "date": ""}
+
+
 def test_the_page_and_the_headers_of_every_answer(http: httpx.Client) -> None:
     for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")):
         assert http.get(path).headers["content-type"].startswith(kind)
