@@ -374,5 +374,21 @@ def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str])
     assert f"saat {words}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("group", "count"), [("index", 6), ("data", 2)])
+def test_help_of_a_group_shows_its_commands(group: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([group, "--help"], [group, "-h"], [group], [group, "frobnicate"]):
+        asked = words[1:] in (["--help"], ["-h"])
+        assert main(words) == (0 if asked else 2)
+        printed = capsys.readouterr()
+        lines = [line for line in (printed.out if asked else printed.err).splitlines() if line.startswith("  saat ")]
+        assert [line.split()[1] for line in lines[:-1]] == [group] * count
+
+
+def test_help_says_the_short_form_of_k(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    assert "-k for short" in capsys.readouterr().out.replace("`", "")
+
+
 def test_fractions_are_numbers_in_yaml() -> None:
     assert load_yaml("{epsilon: 8/255, path: a/b}") == {"epsilon": 8 / 255, "path": "a/b"}
