@@ -83,9 +83,14 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     assert hits.last.locator("rect").count() == 32
     assert all_loaded(page, "#hits img")
     keep(page, "2-results")
+    expect(page.locator("#columns")).to_have_text("Columns: id, path, label")
+    page.locator("#where").fill(page.locator("#where").get_attribute("placeholder") or "")
+    page.locator("#where").press("Enter")
+    expect(hits).to_have_count(6)  # the example is of a label that there is
+    assert len(set(page.locator("#hits .label").all_inner_texts())) == 1
     page.locator("#where").fill("label == 'Bag'")
     page.locator("#where").press("Enter")
-    expect(hits).to_have_count(6)
+    expect(page.locator("#hits .label", has_text="Bag")).to_have_count(6)
     assert set(page.locator("#hits .label").all_inner_texts()) == {"Bag"}
     page.locator("#where").fill("lable == 'Bag'")
     page.locator("#where").press("Enter")
