@@ -113,6 +113,7 @@ class Store:
         except DataError as error:  # no fault of the client, who is not to see where the index lies
             raise RuntimeError("the index on the disk cannot be changed") from error
         self._engine.replace(written[-1])
+        pa.default_memory_pool().release_unused()  # else Arrow keeps the pages of the states before this one
         return written[-1]
 
 
