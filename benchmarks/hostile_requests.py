@@ -114,7 +114,11 @@ def _slow(draw: random.Random, photo: bytes, slow: float) -> Hostile:
     whole = post(upload(photo))
     begun = draw.choice([30, 400, 5000])  # stops in its head, in its body's first lines, or in the image
     drops = [whole[begun + place : begun + place + 1] for place in range(int(slow) + 3)]
-    return Hostile("slow", [whole[:begun], *drops], pause=1.0, hangs_up=begun == 30)
+    return Hostile("slow", [whole[:begun], *drops], pause=1.0)
+
+
+def _silent(draw: random.Random, photo: bytes, _: float) -> Hostile:
+    return Hostile("silent", [draw.choice([b"", post(upload(photo))[:30]])])
 
 
 def _bomb(draw: random.Random, _: bytes, __: float) -> Hostile:
@@ -150,5 +154,5 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 KINDS: tuple[Callable[[random.Random, bytes, float], Hostile], ...] = (
     *(_malformed, _truncated, _path, _wrong_type, _malformed, _truncated, _path, _wrong_type),
-    *(_malformed, _bomb, _oversized, _endless, _slow),
+    *(_malformed, _bomb, _oversized, _endless, _slow, _silent),
 )

@@ -51,16 +51,29 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     sizes = ["--data.train_size=120", "--data.query_size=20", "--data.database_size=150"]
     words = ["train", f"--out={root / 'model'}", "--backbone=resnet8", "--loss=csq", "--fit.epochs=2", "--quiet=true"]
     assert main([*words, *sizes]) == 0
-    calibrate = ["detect", f"--checkpoint={root / 'model'}", f"--out={root / 'detected'}", "--steps=1", "--quiet=true"]
-    assert main(calibrate) == 0
     fashion = read_fashion()
     for row in range(COUNT):
         path = root / "photos" / CLASS_NAMES[row % 10].replace("/", " ") / f"{row:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(fashion.read(row)).save(path)
-    build = ["index", "build", f"--checkpoint={root / 'model'}", f"--images=[{root / 'photos'}]", "--quiet=true"]
-    assert main([*build, f"--out={root / 'index'}"]) == 0
-    return Served(root / "model", root / "detected" / "detector", root / "photos", root / "index")
+    return _with_detector_and_index(root / "model", root / "photos", root)
+
+
+@pytest.fixture(scope="session")
+def hardened(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A model hardened from that of `served`, over the same photos, with a detector and an index of its own."""
+    root = tmp_path_factory.mktemp("hardened")
+    words = ["harden", f"--checkpoint={served.checkpoint}", f"--out={root / 'model'}", "--fit.epochs=1", "--steps=1"]
+    assert main([*words, "--quiet=true"]) == 0
+    return _with_detector_and_index(root / "model", served.photos, root)
+
+
+def _with_detector_and_index(checkpoint: Path, photos: Path, root: Path) -> Served:
+    detect = ["detect", f"--checkpoint={checkpoint}", f"--out={root / 'detected'}", "--steps=1", "--quiet=true"]
+    assert main(detect) == 0
+    build = ["index", "build", f"--checkpoint={checkpoint}", f"--images=[{photos}]", f"--out={root / 'index'}"]
+    assert main([*build, "--quiet=true"]) == 0
+    return Served(checkpoint, root / "detected" / "detector", photos, root / "index")
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +98,10 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
 
 
 @pytest.fixture(scope="session")
-def url(served: Served, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[str]:
+def url(served: Served, hardened: Served, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[str]:
     """The address of a service with the lab, a second model beside the first, and a detector of each."""
-    hardened = (f"--hardened={served.checkpoint}", f"--hardened_index={served.index}")
+    second = (f"--hardened={hardened.checkpoint}", f"--hardened_index={hardened.index}")
     watch = "--false_alarm_rate=0.05"  # 120 images calibrate no lower rate of much use
-    detectors = (f"--detector={served.detector}", f"--hardened_detector={served.detector}", watch)
-    with serve(f"--index={served.index}", "--lab=true", *hardened, *detectors, "--rate=0") as server:
+    detectors = (f"--detector={served.detector}", f"--hardened_detector={hardened.detector}", watch)
+    with serve(f"--index={served.index}", "--lab=true", *second, *detectors, "--rate=0") as server:
         yield server.url

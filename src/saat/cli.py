@@ -55,11 +55,12 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-def usage() -> str:
-    """Return the overview that `saat --help` prints."""
+def usage(group: str = "") -> str:
+    """Return the overview that `saat --help` prints, or that of a group of commands, such as "index "."""
     lines = [f"saat {__version__}: image retrieval by deep hashing that an adversary cannot easily fool", ""]
     for words, command in COMMANDS.items():
-        lines.append(f"  saat {words:<15} {(command.config.__doc__ or '').splitlines()[0]}")
+        if words.startswith(group):
+            lines.append(f"  saat {words:<15} {(command.config.__doc__ or '').splitlines()[0]}")
     return "\n".join([*lines, "", "  saat COMMAND --help shows the options of a command.", ""])
 
 
@@ -69,10 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not typed or typed[0] in ("-h", "--help", "--version"):
         print(__version__ if typed[:1] == ["--version"] else usage())
         return 0
-    grouped = any(words.startswith(f"{typed[0]} ") for words in COMMANDS)  # commands of two words, such as `data list`
+    group = f"{typed[0]} "
+    grouped = any(words.startswith(group) for words in COMMANDS)  # commands of two words, such as `data list`
+    if grouped and typed[1:2] in (["-h"], ["--help"]):
+        print(usage(group))
+        return 0
     words = " ".join(typed[:2]) if grouped else typed[0]
     if words not in COMMANDS:
-        print(f"saat: no command {words!r}\n\n{usage()}", file=sys.stderr)
+        print(f"saat: no command {words!r}\n\n{usage(group if grouped else '')}", file=sys.stderr)
         return 2
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that `--model mine:factory` finds mine.py in the folder where the user stands

@@ -33,7 +33,7 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
     * Values that stand first belong to the options `places`, in this order; the last of these takes all that are left,
       if it is a list.
     * A list in brackets, and null, stay as they are; so does a single value where the option takes one that is no list.
-    * A switch without a value is on. `-k` is `--k`.
+    * A switch without a value is on. `-k` is `--k`, and a dash in a name is an underscore.
 
     Args:
         config: the dataclass of the command's options.
@@ -41,8 +41,8 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
         arguments: as typed.
 
     >>> from saat.recipes.search import SearchConfig
-    >>> spelled_out(SearchConfig, ("index", "image"), ["runs/index", "a.jpg", "-k", "3", "--quiet"])
-    ['--index', 'runs/index', '--image', 'a.jpg', '--k', '3', '--quiet', 'true']
+    >>> spelled_out(SearchConfig, ("index", "image"), ["a-b", "c.jpg", "-k", "3", "--false-alarm-rate=0", "--quiet"])
+    ['--index', 'a-b', '--image', 'c.jpg', '--k', '3', '--false_alarm_rate', '0', '--quiet', 'true']
     """
     kinds = _kinds(config, "--")
     left = list(arguments)
@@ -53,6 +53,8 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
         spelled += _with_values(f"--{name}", kinds[f"--{name}"], [], left)
     while left:
         option, equals, value = left.pop(0).partition("=")
+        if option.startswith("--"):
+            option = "--" + option.removeprefix("--").replace("-", "_")
         option = "--k" if option == "-k" else option
         if option in kinds:
             spelled += _with_values(option, kinds[option], [value] if equals else [], left)

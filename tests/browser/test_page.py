@@ -83,9 +83,14 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     assert hits.last.locator("rect").count() == 32
     assert all_loaded(page, "#hits img")
     keep(page, "2-results")
+    expect(page.locator("#columns")).to_have_text("Columns: id, path, label")
+    page.locator("#where").fill(page.locator("#where").get_attribute("placeholder") or "")
+    page.locator("#where").press("Enter")
+    expect(hits).to_have_count(6)  # the example is of a label that there is
+    assert len(set(page.locator("#hits .label").all_inner_texts())) == 1
     page.locator("#where").fill("label == 'Bag'")
     page.locator("#where").press("Enter")
-    expect(hits).to_have_count(6)
+    expect(page.locator("#hits .label", has_text="Bag")).to_have_count(6)
     assert set(page.locator("#hits .label").all_inner_texts()) == {"Bag"}
     page.locator("#where").fill("lable == 'Bag'")
     page.locator("#where").press("Enter")
@@ -144,22 +149,26 @@ def test_the_lab_shows_both_models_and_follows_the_slider(page: Page) -> None:
     expect(sides.first.locator(".verdict")).to_contain_text("moved by 0 bits of 32")
 
 
-def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any) -> None:
-    detector = Detector.load(served.detector, load_checkpoint(served.checkpoint)[0])
+def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any, hardened: Any) -> None:
+    detectors = [Detector.load(own.detector, load_checkpoint(own.checkpoint)[0]) for own in (served, hardened)]
     photos = sorted(served.photos.rglob("*.png"))
     images = np.stack([np.asarray(Image.open(path)) for path in photos]).transpose(0, 3, 1, 2)
-    scores, threshold = detector.score(torch.from_numpy(images.copy())), detector.threshold(0.05)
-    calm, score = photos[int(scores.argmin())], float(scores.min())
-    ordinary, attacked = "The query looks ordinary", "The query looks like an attack"
+    scores = torch.stack([detector.score(torch.from_numpy(images.copy())) for detector in detectors])
+    row = int(scores.amax(0).argmin())
+    calm, ordinary, attacked = photos[row], "The query looks ordinary", "The query looks like an attack"
+    before = [
+        f"✓ {ordinary} score {score:.4f}, threshold {detector.threshold(0.05):.4f}"
+        for score, detector in zip(scores[:, row].tolist(), detectors, strict=True)
+    ]
+    assert before[0] != before[1]  # else sides that are exchanged would pass
     page.locator("#file").set_input_files(calm)
     told = page.get_by_role("status").filter(has_text="The query")  # announced: a status is a live region
     expect(told).to_have_count(1)
-    expect(told).to_have_text(f"✓ {ordinary} score {score:.4f}, threshold {threshold:.4f}")
+    expect(told).to_have_text(before[0])
     expect(told).to_have_attribute("aria-live", "polite")
     page.locator("#attack").click()
-    for side in page.locator(".side").all():
-        expect(side.locator(".risk_before")).to_have_text(f"✓ {ordinary} score {score:.4f}, threshold {threshold:.4f}")
-        expect(side.locator(".risk_after")).to_contain_text(attacked)
+    expect(page.locator(".side .risk_before")).to_have_text(before)
+    expect(page.locator(".side .risk_after")).to_contain_text([attacked, attacked])
     sentence = "the query looks ordinary before the attack, and looks like an attack after it."
     expect(page.get_by_role("status").filter(has_text="before the attack")).to_have_text(
         f"plain model: {sentence} hardened model: {sentence}"

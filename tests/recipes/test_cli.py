@@ -197,6 +197,8 @@ def parsed(line: str) -> Any:
             "train --out y --data.split_seed -1 --fit.augment false",
             "train --out=y --data.split_seed=-1 --fit.augment=false",
         ),
+        ("serve y --token-file a-b --request-seconds=3", "serve --index=y --token_file=a-b --request_seconds=3"),
+        ("train --fit.batch-size 8 --loss csq --out a-b", "train --fit.batch_size=8 --loss=csq --out=a-b"),
         ("train --out y --fit.augment --quiet", "train --out=y --fit.augment=true --quiet=true"),
     ],
 )
@@ -208,6 +210,11 @@ def test_a_checkpoint_whose_name_reads_as_a_number_is_a_folder(capsys: pytest.Ca
     for name in ("2024", "2024-05-01"):
         assert main(["harden", name, "--out=y", "--data.query_size=3"]) == 2
         assert f"found no card.json in {name}" in capsys.readouterr().err
+
+
+def test_a_file_of_options_keeps_the_dashes_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a-b.yaml").write_text("fit: {batch_size: 7}\n")
+    assert parsed(f"train --out y --config {tmp_path / 'a-b.yaml'}").fit.batch_size == 7
 
 
 def test_what_a_list_takes() -> None:
@@ -413,6 +420,22 @@ def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str])
         main([*words.split(), "--help"])
     assert stopped.value.code == 0
     assert f"saat {words}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("group", "count"), [("index", 6), ("data", 2)])
+def test_help_of_a_group_shows_its_commands(group: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([group, "--help"], [group, "-h"], [group], [group, "frobnicate"]):
+        asked = words[1:] in (["--help"], ["-h"])
+        assert main(words) == (0 if asked else 2)
+        printed = capsys.readouterr()
+        lines = [line for line in (printed.out if asked else printed.err).splitlines() if line.startswith("  saat ")]
+        assert [line.split()[1] for line in lines[:-1]] == [group] * count
+
+
+def test_help_says_the_short_form_of_k(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    assert "-k for short" in capsys.readouterr().out.replace("`", "")
 
 
 def test_fractions_are_numbers_in_yaml() -> None:

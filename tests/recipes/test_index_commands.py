@@ -239,6 +239,15 @@ main(sys.argv[1:])
 """
 
 
+KILLED_LATE = """
+import os, signal, sys
+from saat.cli import main
+from saat.recipes import index
+index.remove_work = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_build_goes_on_without_encoding_an_image_twice(
     photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +272,62 @@ def test_a_killed_build_goes_on_without_encoding_an_image_twice(
     assert (first.packed == second.packed).all()
     assert first.metadata.equals(second.metadata)
     assert not list(out.glob(".work*"))
+
+
+def test_a_build_killed_when_its_index_is_there_is_done(
+    photos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+    words = ["index", "build", f"--checkpoint={tiny}", f"--images=[{photos}]", f"--out={out}", "--batch_size=16"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_LATE, *words, "--quiet=true"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    before = read_index(out)
+    assert list(out.glob(".work*"))
+    with pytest.raises(DataError, match="found one in"):  # a part of the images is another build
+        build(BuildConfig(checkpoint=tiny, images=[photos / "Bag"], out=out, quiet=True))
+    assert main(words) == 0
+    assert (
+        f"{COUNT + 1} items; {COUNT + 1} images encoded, {COUNT + 1} of them before a stop" in capsys.readouterr().out
+    )
+    after = read_index(out)
+    assert (after.packed == before.packed).all()
+    assert after.metadata.equals(before.metadata)
+    assert not list(out.glob(".work*"))
+    with pytest.raises(DataError, match="found one in"):
+        build(BuildConfig(checkpoint=tiny, images=[photos], out=out, quiet=True))
+
+
+def test_an_addition_leaves_the_batches_of_another_alone(
+    photos: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is stopped when it has encoded all; the other begins and ends; the first goes on."""
+    out = tmp_path / "index"
+    build(BuildConfig(checkpoint=tiny, images=[photos / "plain.png"], out=out, quiet=True))
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_recipe, "update_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            add(AddConfig(index=out, images=[photos / "Bag"], quiet=True))
+    assert add(AddConfig(index=out, images=[photos / "Dress"], quiet=True))["count"] == 5
+    report = add(AddConfig(index=out, images=[photos / "Bag"], quiet=True))
+    assert (report["count"], report["resumed"], report["encoded"]) == (9, 4, 0)
+    assert not list(out.glob(".work*"))
+
+
+def test_many_damaged_images_are_all_named_in_a_file(
+    photos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(index_recipe.SHOWN + 1):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
+    images = [photos / "Bag", *sorted(tmp_path.glob("*.png"))]
+    build(BuildConfig(checkpoint=tiny, images=images, out=tmp_path / "index"))
+    file = tmp_path / "index" / "damaged.txt"
+    assert f"... and 1 more; all are in {file}" in capsys.readouterr().out
+    lines = file.read_text().splitlines()
+    assert lines == [f"{tmp_path}/{number:02}.png: not an image" for number in range(index_recipe.SHOWN + 1)]
 
 
 def test_an_image_that_could_not_be_read_is_tried_again(

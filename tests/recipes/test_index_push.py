@@ -104,6 +104,9 @@ def test_an_address_is_served(
             assert http.delete(f"/items/{number}").status_code == 403
             assert http.get("/items/999").status_code == 404
             assert http.post("/search", files=image, data={"where": "lable == 1"}).status_code == 422
+            folders = http.post("/search", files=image, data={"where": "label == 'Bag' or path contains '/'"})
+            assert folders.status_code == 422
+            assert "no condition on `path`" in folders.json()["error"]
             attacked = http.post("/lab/attack", data={"item": str(number), "steps": "1", "k": "2"}).json()
             assert attacked["sides"][0]["goal"] == "mainstay"
     with open_remote(place) as remote:

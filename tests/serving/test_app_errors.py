@@ -1,12 +1,21 @@
 import asyncio
+import io
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
+from engines import COUNT, IMAGES, make_engine
 from fastapi import FastAPI
+from PIL import Image
 
 from saat.errors import ArgumentError, ServerError
-from saat.serving.app import HANDLERS
+from saat.index.content import ModelKey
+from saat.index.storage import create_index, update_index
+from saat.serving.app import HANDLERS, make_app
 from saat.serving.batching import QueueFull
+from saat.serving.service import Service
+from saat.serving.store import Store
 
 
 @pytest.mark.parametrize(
@@ -35,3 +44,34 @@ def test_errors_have_their_status_and_name_no_server(error, status, text):
     assert answer.json()["error"].startswith(text)
     assert "internal" not in answer.text
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def damage(folder: Path) -> None:
+    codes = next(folder.glob("codes-*"))
+    codes.write_bytes(codes.read_bytes()[:-1] + b"x")
+
+
+def exchange(folder: Path) -> None:
+    key = ModelKey("other weights", 16, "/secret/model")
+    update_index(folder, lambda old: replace(old, model=key))
+
+
+@pytest.mark.parametrize(("harm", "why"), [(damage, "is damaged"), (exchange, "another model")])
+def test_a_fault_of_the_index_on_the_disk_is_logged_and_told_without_its_path(harm, why, tmp_path, caplog):
+    engine = make_engine(["even"] * COUNT)
+    create_index(tmp_path, engine.content)
+    store = Store(tmp_path, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+    app = make_app(Service(engine, store=store))
+    harm(tmp_path)
+    image = io.BytesIO()
+    Image.fromarray(IMAGES[3]).save(image, "PNG")
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://saat") as client:
+            added = await client.post("/items", files={"image": image.getvalue()})
+            return [added, await client.delete("/items/3")]
+
+    for answer in asyncio.run(ask()):
+        assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; its log says why"})
+    assert caplog.text.count(why) >= 2
+    assert str(tmp_path) in caplog.text

@@ -135,6 +135,20 @@ def test_a_condition_holds_no_metadata_of_its_own(engine: SearchEngine) -> None:
     assert [len(among.index) for among in kept] == [COUNT - row for row in range(KEPT)]
 
 
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("path contains 'secret'", 0),
+        ("path contains '/'", 0),
+        ("path < '0'", 0),  # a slash, or a letter of a folder's, would be below
+        ("path == '7.png' or path == '/secret/8.png'", 1),
+        ("path contains '7.p' and label == 'odd'", 5),
+    ],
+)
+def test_a_condition_sees_names_of_files_and_no_folder(engine: SearchEngine, where: str, count: int) -> None:
+    assert len(engine.among(where).index) == count
+
+
 def test_a_change_is_seen_by_conditions_too(engine: SearchEngine) -> None:
     def found() -> list[int]:
         return [hit.id for hit in engine.search([Query(engine.code(5), 100, engine.among("label == 'even'"))])[0]]

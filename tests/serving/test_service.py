@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 import saat
@@ -135,6 +137,13 @@ def test_what_it_says_of_itself(http: httpx.Client) -> None:
     assert {"/search", "/search/batch", "/items", "/items/{item_id}", "/images/{item_id}", "/metrics"} <= set(paths)
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/"])
+def test_a_probe_without_a_body_is_answered_as_with_one(http: httpx.Client, path: str) -> None:
+    probed, whole = http.head(path), http.get(path)
+    assert (probed.status_code, probed.content) == (200, b"")
+    assert {**probed.headers, "date": ""} == {**whole.headers, "date": ""}
+
+
 def test_the_page_and_the_headers_of_every_answer(http: httpx.Client) -> None:
     for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")):
         assert http.get(path).headers["content-type"].startswith(kind)
@@ -161,20 +170,25 @@ def test_metrics_count(http: httpx.Client, photo: Path) -> None:
     assert measure(http, "saat_searches_underway") == 0
 
 
-def test_the_lab_keeps_its_budget_and_moves_the_code(http: httpx.Client) -> None:
+def test_the_lab_keeps_its_budget_and_moves_the_code(
+    http: httpx.Client, served: Any, hardened: Any, tmp_path: Path
+) -> None:
     fields = {"item": "12", "epsilon": str(8 / 255), "steps": "20", "k": "5"}
     report = http.post("/lab/attack", data=fields).json()
     assert (report["label"], [side["name"] for side in report["sides"]]) == ("Coat", ["plain", "hardened"])
-    for side in report["sides"]:
+    for side, own in zip(report["sides"], (served, hardened), strict=True):
         original, adversarial = (pixels(side[name]) for name in ("original", "adversarial"))
         assert side["largest"] == np.abs(adversarial - original).max() <= 8
         assert side["goal"] == "mainstay"
         assert side["moved"] > 0
-        image = io.BytesIO()
-        Image.fromarray(adversarial.astype(np.uint8)).save(image, "PNG")
-        again = http.post("/search", files={"image": image.getvalue()}, data={"k": "5"}).json()
-        assert (side["after"], side["risk_after"]) == (again["hits"], again["risk"])  # of the picture that is shown
-        assert side["risk_before"] == http.post("/search", data={"item": "12"}).json()["risk"]
+        for when, image in (("before", original), ("after", adversarial)):  # of the picture that is shown
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "shown.png")
+            wanted = search(SearchConfig(index=own.index, image=tmp_path / "shown.png", k=5, quiet=True))
+            assert [(hit["id"], hit["distance"]) for hit in side[when]] == [
+                (hit["id"], hit["distance"]) for hit in wanted
+            ]
+            assert side[f"risk_{when}"] == risk_of(image, own)
+    assert report["sides"][0]["before"] != report["sides"][1]["before"]  # two models, or nothing is told apart
     still = http.post("/lab/attack", data=fields | {"epsilon": "0", "steps": "1"}).json()["sides"][0]
     assert (still["moved"], still["largest"], still["after"]) == (0, 0, still["before"])
     for wrong in ({"epsilon": "0.5"}, {"epsilon": "nan"}, {"steps": "101"}, {"k": "101"}, {"item": "777"}):
@@ -187,6 +201,12 @@ def test_an_upload_is_attacked_as_what_most_of_its_first_results_are(http: httpx
     for side in report["sides"]:
         labels = [hit["metadata"]["label"] for hit in side["before"]]
         assert (side["goal"], side["label"]) == ("mainstay", max(labels, key=labels.count))
+
+
+def risk_of(image: NDArray[Any], model: Any) -> dict[str, Any]:
+    detector = Detector.load(model.detector, load_checkpoint(model.checkpoint)[0])
+    score = detector.score(torch.from_numpy(image.astype(np.uint8).transpose(2, 0, 1)[None].copy())).item()
+    return asdict(Risk.of(score, detector.threshold(0.05)))
 
 
 def pixels(data_url: str) -> Any:

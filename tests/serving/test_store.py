@@ -6,22 +6,32 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from engines import COUNT, IMAGES, make_engine
 from PIL import Image
 
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
+from saat.index.content import IndexContent
 from saat.index.storage import create_index, read_index
 from saat.recipes.items import read_items
 from saat.serving import store as store_module
 from saat.serving.store import UPLOADS, Store
+
+MEMORY = Path("/proc/self/status")
 
 
 def make_store(folder: Path) -> Store:
     engine = make_engine(["even"] * COUNT)
     create_index(folder, engine.content)
     return Store(folder, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+
+
+def anonymous_megabytes() -> float:
+    lines = MEMORY.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
 
 
 def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
@@ -62,6 +72,21 @@ def test_an_upload_that_the_index_names_stays_though_its_write_failed(
             store.add(encoded(3), label=None)
     named = [path for path in read_index(tmp_path).metadata.column("path").to_pylist() if UPLOADS in path]
     assert [str(path) for path in (tmp_path / UPLOADS).iterdir()] == named
+
+
+@pytest.mark.skipif(not MEMORY.exists(), reason="memory is read where Linux shows it")
+def test_a_change_keeps_no_memory_of_the_states_before(tmp_path: Path) -> None:
+    few = make_engine(["even"] * COUNT)
+    columns = pa.table({"path": [f"/photos/{'x' * 150}/{row:06}.png" for row in range(150_000)]})
+    codes = np.zeros((len(columns), 2), np.uint8)
+    create_index(tmp_path, IndexContent.empty(few.content.model).added(codes, columns, model=few.content.model))
+    few.replace(read_index(tmp_path))
+    store = Store(tmp_path, few, encode=lambda _: codes[:1])
+    pa.default_memory_pool().release_unused()
+    before = anonymous_megabytes()
+    for number in range(3):
+        store.remove(number)
+    assert anonymous_megabytes() - before < columns.nbytes / 1e6
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, "MPO"])

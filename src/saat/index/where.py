@@ -97,9 +97,18 @@ def select_ids(table: pa.Table, where: str) -> NDArray[np.int64]:
     Raises:
         ArgumentError: as `select`.
     """
-    compared = _columns(parse(where, table.column_names))
-    ids: NDArray[np.int64] = select(table.select(sorted(compared | {"id"})), where).column("id").to_numpy()
+    needed = sorted(compared(where, table.column_names) | {"id"})
+    ids: NDArray[np.int64] = select(table.select(needed), where).column("id").to_numpy()
     return ids
+
+
+def compared(where: str, columns: Sequence[str]) -> set[str]:
+    """Return the names of the columns that a condition compares.
+
+    Raises:
+        ArgumentError: as `parse`.
+    """
+    return _columns(parse(where, columns))
 
 
 def parse(where: str, columns: Sequence[str]) -> Condition:
@@ -148,7 +157,6 @@ def narrowed(
 
 
 def _columns(condition: Condition) -> set[str]:
-    """Return the names of the columns that a condition compares."""
     if isinstance(condition, Comparison):
         return {condition.column}
     return {name for part in condition.parts for name in _columns(part)}

@@ -7,6 +7,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +148,9 @@ def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: in
     What was done is known by the identity of each item: its path, and its file's size and time of change. What has no
     code is tried again by the next call: an image may be damaged for good, but a disk or a network that failed is not.
     """
-    done: dict[str, bytes | str] = {**_read_batches(folder)}
+    done: dict[str, bytes | str] = {}
+    for _, kept in _batches(folder):
+        done |= kept
     open_rows = [row for row, identity in enumerate(items.identities) if identity not in done]
     resumed = len(items) - len(open_rows)
     collection = items.collection()
@@ -172,9 +175,24 @@ def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: in
 
 
 def remove_work(folder: Path) -> None:
-    """Remove the batches kept in an index folder, when the index has their codes."""
+    """Remove all that builds have kept in an index folder, when the index has their codes."""
     for path in folder.glob(f"{WORK}*"):
         shutil.rmtree(path)
+
+
+def remove_batches(folder: Path, items: Items) -> None:
+    """Remove the batches of these items, when the index has their codes; those of an addition beside this one stay."""
+    ours = set(items.identities)
+    for path, codes in _batches(folder):
+        if not ours.isdisjoint(codes):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds batches of others, or is gone
+        folder.rmdir()
+
+
+def kept_identities(folder: Path) -> set[str]:
+    """Return the identities of the items whose codes an index folder keeps beside its own."""
+    return {identity for work in folder.glob(f"{WORK}*") for _, codes in _batches(work) for identity in codes}
 
 
 def _ahead(decode: Callable[[list[int]], Decoded], batches: Iterable[list[int]]) -> Iterator[Decoded]:
@@ -206,9 +224,9 @@ def _write_batch(folder: Path, codes: dict[str, bytes]) -> None:
             pq.write_table(pa.table(table), file)
 
 
-def _read_batches(folder: Path) -> dict[str, bytes]:
-    done: dict[str, bytes] = {}
+def _batches(folder: Path) -> Iterator[tuple[Path, dict[str, bytes]]]:
+    """Yield each file of a folder of batches with its codes by identity."""
     for path in sorted(folder.glob("*.parquet")):
-        rows = pq.read_table(path, columns=["identity", "code"]).to_pylist()
-        done |= {row["identity"]: row["code"] for row in rows if row["code"] is not None}
-    return done
+        with suppress(FileNotFoundError):  # another addition has ended meanwhile
+            rows = pq.read_table(path, columns=["identity", "code"]).to_pylist()
+            yield path, {row["identity"]: row["code"] for row in rows if row["code"] is not None}

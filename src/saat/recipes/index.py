@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,21 @@ from saat.index.catalog import open_remote
 from saat.index.content import IndexContent
 from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, update_index, verify_index
 from saat.index.where import select
-from saat.recipes.encoder import Encoded, Encoder, encode_items, load_encoders, remove_work
+from saat.recipes.encoder import (
+    Encoded,
+    Encoder,
+    encode_items,
+    kept_identities,
+    load_encoders,
+    remove_batches,
+    remove_work,
+)
 from saat.recipes.items import Items, read_items
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions
+from saat.runtime import RunOptions, write_text
 
-SHOWN = 20  # damaged images that are printed by name; the rest is counted
+SHOWN = 20  # damaged images that are printed by name; where there are more, all are in a file
+DAMAGED = "damaged.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +126,24 @@ class VerifyConfig:
 
 def build(config: BuildConfig) -> dict[str, Any]:
     """Build by `config`, print what was done, and return it."""
-    if (config.out / MANIFEST).exists():
-        raise DataError(
-            f"`out` is a folder without an index; found one in {config.out} (saat index add makes it larger)"
-        )
+    written = (config.out / MANIFEST).exists()
+    kept = kept_identities(config.out) if written else set()
+    if written and not kept:
+        raise _not_new(config.out)
     device = config.start()
     items = read_items(config.images)
+    if written and not _was_built_from(items, config.out, kept):
+        raise _not_new(config.out)
     encoder = load_encoders(config.checkpoint, config.model, device=device).items
+    if written:
+        read_manifest(config.out).model.check(encoder.key)
     encoded = _encode(items, encoder, config.out, config.batch_size, quiet=config.quiet)
     if not encoded.rows:
         raise DataError(f"at least one image can be decoded; all {len(items)} failed, first {encoded.damaged[0]}")
-    content = _with_items(IndexContent.empty(encoder.key), items, encoded, encoder)
-    manifest = create_index(config.out, content)
+    if written:  # the stop came after that: what is new are images that could not be read before
+        manifest = update_index(config.out, lambda old: _with_items(old, items, encoded, encoder))
+    else:
+        manifest = create_index(config.out, _with_items(IndexContent.empty(encoder.key), items, encoded, encoder))
     remove_work(config.out)
     return _told(_report(items, encoded) | {"count": manifest.count}, encoded.damaged, config.out, quiet=config.quiet)
 
@@ -145,7 +160,7 @@ def add(config: AddConfig) -> dict[str, Any]:
     before = read_manifest(config.index).count
     if encoded.rows:
         before = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder)).count
-    remove_work(config.index)
+    remove_batches(config.index / encoder.work_name(), items)
     report = _report(items, encoded) | {"count": before, "already_there": len(found) - len(items)}
     return _told(report, encoded.damaged, config.index, quiet=config.quiet)
 
@@ -226,6 +241,17 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
     return {"count": count}
 
 
+def _not_new(out: Path) -> DataError:
+    return DataError(f"`out` is a folder without an index; found one in {out} (saat index add makes it larger)")
+
+
+def _was_built_from(items: Items, folder: Path, kept: Collection[str]) -> bool:
+    """Return whether an index is that of `items`, by a build that was stopped before it removed what it had kept."""
+    encoded = {path for path, identity in zip(items.paths, items.identities, strict=True) if identity in kept}
+    held = set(read_index(folder).metadata.column("path").to_pylist())
+    return bool(encoded) and encoded <= held <= set(items.paths)
+
+
 def _encode(items: Items, encoder: Encoder, folder: Path, batch_size: int, *, quiet: bool) -> Encoded:
     return encode_items(items, encoder, folder / encoder.work_name(), batch_size=batch_size, quiet=quiet)
 
@@ -254,6 +280,8 @@ def _report(items: Items, encoded: Encoded) -> dict[str, Any]:
 
 def _told(report: Mapping[str, Any], damaged: Sequence[str], folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Print what was done, and return it."""
+    if len(damaged) > SHOWN:
+        write_text(folder / DAMAGED, "".join(f"{reason}\n" for reason in damaged))
     if not quiet:
         known = f", {report['already_there']:,} already there" if report.get("already_there") else ""
         resumed = f", {report['resumed']:,} of them before a stop" if report["resumed"] else ""
@@ -263,5 +291,5 @@ def _told(report: Mapping[str, Any], damaged: Sequence[str], folder: Path, *, qu
             print(f"{len(damaged)} damaged images left out:")
             print("\n".join(f"  {reason}" for reason in damaged[:SHOWN]))
             if len(damaged) > SHOWN:
-                print(f"  ... and {len(damaged) - SHOWN} more")
+                print(f"  ... and {len(damaged) - SHOWN} more; all are in {folder / DAMAGED}")
     return dict(report)

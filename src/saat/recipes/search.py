@@ -38,7 +38,7 @@ class SearchConfig(RunOptions):
     Args:
         index: folder of the index, or the address that `saat index push` moved it to.
         image: an image file.
-        k: how many results.
+        k: how many results; `-k` for short.
         where: only items of this condition, such as "label == 'cat' and price < 20".
         format: table, json, or sheet: a picture of the results.
         out: PNG file of the sheet.

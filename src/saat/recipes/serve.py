@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 
 from saat.errors import ArgumentError, DataError, SaatError, check_at_least
@@ -53,7 +54,7 @@ class ServeConfig(RunOptions):
         false_alarm_rate: share of clean queries that detectors may call an attack.
         rate: requests a second of one client; 0 is no limit.
         room: searches underway at a time; more are told to come again.
-        request_seconds: that a request may take.
+        request_seconds: that a request may take, and its head before that.
     """
 
     index: str | Path
@@ -91,6 +92,7 @@ def serve(config: ServeConfig) -> None:
     import uvicorn  # with all that it brings, of no use to other commands
 
     from saat.serving.app import make_app
+    from saat.serving.connections import bounded_protocol
 
     device = config.start()
     token = None if config.token_file is None else read_token(config.token_file)
@@ -98,6 +100,8 @@ def serve(config: ServeConfig) -> None:
     listener = _listen(config.host, config.port)
     options = uvicorn.Config(
         make_app(service, token=token, local=token is None and config.host in LOOPBACK),
+        http=bounded_protocol(config.request_seconds),
+        ws="none",  # no route speaks it, and its protocol has none of these bounds
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -120,10 +124,12 @@ def serve(config: ServeConfig) -> None:
 
 
 def _settle_memory() -> None:
-    """Let the garbage collector leave alone what is there now, and look for more of it less often.
+    """Give back what loading took, and let the garbage collector leave alone what stays, and look for more less often.
 
-    Libraries and model are half a million objects that stay: to visit them all is a pause for every request underway.
+    Arrow keeps the pages of what it has freed, and reading an index frees as much again as its metadata. Libraries and
+    model are half a million objects: to visit them all is a pause for every request underway.
     """
+    pa.default_memory_pool().release_unused()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from saat.bits import pack_codes
 from saat.data.collection import Content
 from saat.data.decoding import open_image, resize_image
-from saat.errors import DataError
+from saat.errors import ArgumentError, DataError
 from saat.hamming import sign_codes
 from saat.index.base import HammingIndex
 from saat.index.catalog import make_index
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
-from saat.index.where import select_ids
+from saat.index.where import compared, select_ids
 from saat.models.hash_model import HashModel, encode_logits
 from saat.serving.hits import Answer, Hit, Item, Risk
 from saat.serving.risk import Assess
-from saat.serving.rows import hits_of, name_of, place_of, row_of, shown
+from saat.serving.rows import hits_of, name_of, place_of, row_of, shown, without_folders
 
 KEPT = 4  # conditions whose items are kept as an index of their own
 
@@ -177,13 +177,16 @@ class SearchEngine:
     def among(self, where: str) -> Among:
         """Return the items of a condition as they are now; those of the last few conditions are kept.
 
-        To find them takes long where there are many. Of threads that ask for the same ones, the first finds them.
+        To find them takes long where there are many. Of threads that ask for the same ones, the first finds them. The
+        column `path` has no folders here; a server's has them, and is not compared.
 
         Raises:
-            ArgumentError: `where` is no condition on the columns of the index.
+            ArgumentError: `where` is no condition on the columns of the index, or on `path` with an index on a server.
         """
         if self._remote is not None:
             self._remote.check_where(where)
+            if "path" in compared(where, self.content.metadata.column_names):
+                raise ArgumentError(f"`where` has no condition on `path` with an index on a server; got {where!r}")
             return self._select(self.content, where)
         with self._lock:
             everything, known = self._all, self._kept.get(where)
@@ -267,7 +270,10 @@ class SearchEngine:
         if where is None:
             index.add(content.packed, content.ids)
         else:
-            places = np.searchsorted(content.ids, select_ids(content.metadata, where))
+            table = content.metadata
+            if "path" in compared(where, table.column_names):
+                table = without_folders(table)
+            places = np.searchsorted(content.ids, select_ids(table, where))
             index.add(content.packed[places], content.ids[places])
         return Among(where, content, index)
 

@@ -234,12 +234,14 @@ async def about(service: Running) -> About:
     )
 
 
+@router.head("/health", include_in_schema=False)  # load balancers probe with it; the server leaves out the body
 @router.get("/health")
 async def health() -> State:
     """Say that the process answers."""
     return State("ok")
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(service: Running) -> State:
     """Say whether searches are answered."""
@@ -254,6 +256,7 @@ async def metrics(service: Running) -> Response:
     return Response(service.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+@page.head("/")
 @page.get("/", response_class=Response)
 @page.get("/app.js", response_class=Response)
 @page.get("/style.css", response_class=Response)

@@ -8,6 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from saat.index.content import IndexContent
@@ -51,6 +53,12 @@ def row_of(content: IndexContent, number: int) -> dict[str, Any]:
 def name_of(row: Mapping[str, Any]) -> str:
     """Return the name of an item's file, without its folder."""
     return PurePath(str(row.get("path", ""))).name
+
+
+def without_folders(metadata: pa.Table) -> pa.Table:
+    """Return the metadata with the names of files for `path`, so that no condition finds out folders piece by piece."""
+    place = metadata.column_names.index("path")
+    return metadata.set_column(place, "path", pc.replace_substring_regex(metadata.column("path"), r"(?s).*[/\\]", ""))
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:

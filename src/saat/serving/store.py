@@ -45,8 +45,9 @@ class Store:
         """Add an image; return its item, and whether it is new. An image that was sent before is the same item.
 
         Raises:
-            DataError: the content is damaged, too large, or no image; or the index cannot be written.
+            DataError: the content is damaged, too large, or no image.
             ArgumentError: the index has labels of another kind.
+            RuntimeError, OSError: the index on the disk cannot be read, or not be written.
         """
         packed = self._encode(content)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -82,7 +83,7 @@ class Store:
 
         Raises:
             KeyError: there is no item of this id.
-            DataError: the index cannot be written.
+            RuntimeError, OSError: as `add`.
         """
         with self._lock:
             path = Path(self._engine.path(number))
@@ -102,11 +103,17 @@ class Store:
         written: list[IndexContent] = []
 
         def remembered(old: IndexContent) -> IndexContent:
+            if old.model.weights != self._engine.content.model.weights:
+                raise DataError(f"{self._folder} holds an index of another model now")
             written.append(change(old))
             return written[-1]
 
-        update_index(self._folder, remembered)
+        try:
+            update_index(self._folder, remembered)
+        except DataError as error:  # no fault of the client, who is not to see where the index lies
+            raise RuntimeError("the index on the disk cannot be changed") from error
         self._engine.replace(written[-1])
+        pa.default_memory_pool().release_unused()  # else Arrow keeps the pages of the states before this one
         return written[-1]
 
 

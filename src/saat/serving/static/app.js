@@ -177,6 +177,8 @@ async function loadSamples() {
     button.addEventListener("click", () => useItem(item));
     return button;
   }));
+  const label = items.map((item) => item.metadata.label).find((text) => typeof text === "string");
+  $("where").placeholder = label === undefined ? "id < 100" : `label == '${label.replace(/[\\']/g, "\\$&")}'`;
 }
 
 function verdict(side, label) {
@@ -270,10 +272,8 @@ async function begin() {
   }
   $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes`;
   $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
-  const columns = Object.keys(about.columns).filter((name) => name !== "path");
   $("risk").hidden = $("unaware").hidden = !about.detector;
-  $("columns").textContent = `Columns: ${columns.join(", ")}`;
-  $("where").placeholder = columns.includes("label") ? "label == 'cat'" : "id < 100";
+  $("columns").textContent = `Columns: ${Object.keys(about.columns).join(", ")}`;
   await loadSamples();
 }
 

@@ -1,0 +1,85 @@
+"""Connections that send no request, or not the whole of its head, to a service as a process of its own."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from http.client import HTTPConnection
+from typing import Any
+
+import httpx
+import pytest
+
+from saat.serving.connections import MOST_CONNECTIONS
+
+SECONDS = 2.0
+LATE = b'{"error": "the head of a request takes at most 2 s"}'
+ASKED = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def address(served: Any, serve: Callable[..., AbstractContextManager[Any]]) -> Iterator[tuple[str, int]]:
+    with serve(f"--index={served.index}", f"--request_seconds={SECONDS}", "--rate=0") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        yield host, int(port)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Return all that comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_a_head_that_does_not_come_ends_its_connection(address: tuple[str, int], sent: bytes) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        began = time.monotonic()
+        connection.sendall(sent)
+        answer = answer_of(connection)
+        assert SECONDS - 0.2 < time.monotonic() - began < SECONDS + 3
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(LATE)
+
+
+def test_a_byte_now_and_then_buys_no_time(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(ASKED)
+        while not connection.recv(65536).endswith(b'{"status":"ok"}'):
+            pass
+        began = time.monotonic()
+        for letter in ASKED[:-2]:  # the second request of a connection
+            try:
+                connection.sendall(bytes([letter]))
+            except OSError:
+                break
+            time.sleep(0.2)
+        assert time.monotonic() - began < SECONDS + 3
+
+
+def test_a_connection_in_use_outlives_the_time_of_a_head(address: tuple[str, int]) -> None:
+    connection = HTTPConnection(*address, timeout=10)
+    connection.connect()
+    connection.auto_open = 0  # a second connection would be none
+    for _ in range(4):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        time.sleep(0.6 * SECONDS)
+    connection.close()
+
+
+def test_one_client_has_so_many_connections_and_others_get_theirs(address: tuple[str, int]) -> None:
+    def status(source: str) -> int:
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=source)) as client:
+            return client.get(f"http://{address[0]}:{address[1]}/health").status_code
+
+    with ExitStack() as open_:
+        silent = [
+            open_.enter_context(socket.create_connection(address, timeout=10, source_address=("127.0.0.9", 0)))
+            for _ in range(MOST_CONNECTIONS)
+        ]
+        with pytest.raises(httpx.TransportError):
+            status("127.0.0.9")
+        assert status("127.0.0.10") == 200
+        assert all(b" 408 " in answer_of(connection) for connection in silent)
+    assert status("127.0.0.9") == 200  # the places are given back
