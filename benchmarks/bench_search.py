@@ -1,7 +1,8 @@
 """Search over packed codes, beside FAISS called directly: queries a second, memory, build and load time; and searches
 within a radius by multi-index hashing, beside comparing all codes.
 
-python benchmarks/bench_search.py [--quick] [--sizes N ...] [--threads N] [--checkpoint DIR ...] [--work DIR]
+python benchmarks/bench_search.py [--quick] [--within] [--sizes N ...] [--bits K ...] [--codes KIND ...] [--threads N]
+                                  [--checkpoint DIR ...] [--work DIR]
 
 Both sides hold the same codes, are set to the same threads, and are timed in turns in one process. What is timed is a
 call with numpy arrays, as a user makes it: ours, `FaissIndex.search`, checks its arguments and gives ids, not rows;
@@ -10,6 +11,7 @@ taken over the faster of the two in that case. Before timing, a sort of all dist
 ours is right to the last tie, and ours decides how FAISS breaks ties, on all queries.
 
 Each finished row is written at once; the same command goes on after the last one. Another setting starts anew.
+`--within` measures the searches within a radius, and the memory of `multi-index`, again in the rows that are there.
 `--quick` writes `search-quick.json`, so that it never takes the place of the rows of a full run.
 """
 
@@ -18,11 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,23 +33,22 @@ import torch
 from numpy.typing import NDArray
 from search_codes import Source, clustered, trained, uniform
 from search_memory import bare_index, measure_memory
+from search_within import measure_within
+from turns import in_turns, over_fastest, seconds, summary
 
 from saat.bits import packed_distances
 from saat.index.content import IndexContent, ModelKey
 from saat.index.faiss_index import FaissIndex
-from saat.index.flat import FlatIndex
-from saat.index.multi_index import MultiIndex
 from saat.index.storage import create_index, read_index
 from saat.recipes.train import versions
-from saat.runtime import available_cores, derive_seed, set_threads, write_text
+from saat.runtime import available_cores, set_threads, write_text
 
 RESULT = Path(__file__).parent / "results" / "search.json"
 SIZES, QUICK_SIZES = (10**5, 10**6, 10**7), (10**5,)
 CODE_LENGTHS = (32, 64, 128)
-KS, BATCHES, RADII = (10, 5000), (1, 256), tuple(range(2, 9))
+KS, BATCHES = (10, 5000), (1, 256)
 ROUNDS, QUICK_ROUNDS = 7, 5
-LEAST_SECONDS = 1.5  # of all rounds of one comparison
-ORACLE_QUERIES, RADIUS_QUERIES = 4, 16
+ORACLE_QUERIES = 4
 CODES = ("uniform", "clustered", "trained")
 SIDES = ("ours", "faiss_counting", "faiss_heap")
 NOTES = (
@@ -65,43 +63,12 @@ NOTES = (
     "were freed, over N K/8; the peak is that of adding, with the caller's codes and ids (8 bytes each). Ids without a "
     "gap take no room; with gaps, as after a removal, see faiss-with-gaps.",
     "load_seconds: `read_index`, checksums of every byte included, and `add`.",
-    "multi-index hashing keeps a table a piece and so several times the room of the codes: time is what it gives. On "
-    "clustered codes a ball holds so much of the database that all codes are compared.",
-    "over_flat: over the faster of `FlatIndex.within` and FAISS's range search. Its headline leaves out 32 bits, which "
-    "stand in the rows: there a ball of radius 8 holds one in 286 of all possible ones, so no table spares much.",
+    "multi-index hashing keeps a table a piece and so several times the room of the codes: time is what it gives. "
+    "Where a ball holds much of the database, all codes are compared.",
+    "over_flat: over the faster of `FlatIndex.within` and FAISS's range search, which orders nothing. Its "
+    "headline leaves out 32 bits, which stand in the rows: there a ball of radius 8 holds one in 286 of all possible "
+    "ones, and more of a trained model's, so much of the time is that of writing down what was found.",
 )
-
-
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Return n, median and spread (lowest, highest) of measured values."""
-    return {"n": len(values), "median": statistics.median(values), "spread": [min(values), max(values)]}
-
-
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time each of `runs` once a round, after one that is not counted; who begins changes. Short ones have more."""
-    names = list(runs)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in count():
-        if turn > rounds and sum(map(sum, times.values())) > LEAST_SECONDS:
-            break
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            spent = seconds(runs[name])
-            if turn:
-                times[name].append(spent)
-    return times
-
-
-def over_fastest(times: Mapping[str, list[float]], ours: str) -> dict[str, Any]:
-    """Return how many times as fast `ours` is as the fastest of the others."""
-    fastest = min((name for name in times if name != ours), key=lambda name: statistics.median(times[name]))
-    ratios = [theirs / mine for theirs, mine in zip(times[fastest], times[ours], strict=True)]
-    return {"fastest": fastest} | summary(ratios)
 
 
 def check_exact(sides: Mapping[str, Any], packed: NDArray[np.uint8], queries: NDArray[np.uint8]) -> dict[str, Any]:
@@ -151,41 +118,6 @@ def measure_search(
     return {"exact": exact, "search": cases}
 
 
-def near_queries(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return codes of the database with 0 to 8 bits flipped, so that each radius has something to find."""
-    generator = np.random.default_rng(derive_seed("near", *packed.shape))
-    bits = np.unpackbits(packed[generator.integers(0, len(packed), RADIUS_QUERIES)], axis=1)
-    for row, flipped in enumerate(bits):
-        flipped[generator.permutation(bits.shape[1])[: row % (max(RADII) + 1)]] ^= 1
-    return np.packbits(bits, axis=1)
-
-
-def measure_within(packed: NDArray[np.uint8], *, rounds: int) -> dict[str, Any]:
-    """Check and time searches within a radius, a query a call: by tables, and of all codes in numpy and in FAISS."""
-    queries, ids, code_length = near_queries(packed), np.arange(len(packed)), 8 * packed.shape[1]
-    flat, multi, bare = FlatIndex(code_length), MultiIndex(code_length), bare_index(packed, use_heap=False)
-    flat.add(packed, ids)
-    multi.add(packed, ids)
-    built, rows = seconds(lambda: multi.within(queries[:1], 2)), []
-    for radius in RADII:
-        wanted, found = flat.within(queries, radius), multi.within(queries, radius)
-        for part in ("limits", "distances", "ids"):
-            assert np.array_equal(getattr(found, part), getattr(wanted, part)), "multi-index hashing is not exact"
-        assert np.array_equal(bare.range_search(queries, radius + 1)[0], wanted.limits), "FAISS finds another number"
-        runs = {
-            "multi_index": lambda radius=radius: [multi.within(query[None], radius) for query in queries],
-            "flat": lambda radius=radius: [flat.within(query[None], radius) for query in queries],
-            "faiss_range": lambda radius=radius: [bare.range_search(query[None], radius + 1) for query in queries],
-        }
-        times = in_turns(runs, rounds)
-        rates = {name: summary([len(queries) / spent for spent in values]) for name, values in times.items()}
-        ratio = over_fastest(times, "multi_index")
-        about = {"radius": radius, "mean_found": len(wanted.ids) / len(queries)}
-        rows.append({**about, "queries_per_second": rates, "over_flat": ratio})
-        print(f"  radius {radius}: {ratio['median']:.1f} times {ratio['fastest']}", flush=True)
-    return {"tables_seconds": built, "exact_within": True, "within": rows}
-
-
 def measure_build(packed: NDArray[np.uint8], work: Path, *, rounds: int) -> dict[str, Any]:
     """Time adding all codes to an empty index, and the way from a folder to an index."""
     ids, code_length = np.arange(len(packed)), 8 * packed.shape[1]
@@ -229,6 +161,15 @@ def measure(source: Source, items: int, settings: Mapping[str, Any], work: Path)
     }
 
 
+def measure_within_again(
+    row: dict[str, Any], source: Source, settings: Mapping[str, Any], work: Path
+) -> dict[str, Any]:
+    """Return a row with what depends on multi-index hashing measured again."""
+    packed = source.draw(row["items"], "items", row["items"])
+    memory = row["memory_over_codes"] | measure_memory(packed, work, ["multi-index"])
+    return row | {"memory_over_codes": memory} | measure_within(packed, rounds=settings["rounds"])
+
+
 def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the worst figures; those of multi-index hashing at the largest size, with 64 and 128 bits."""
     largest = max(row["items"] for row in rows)
@@ -258,10 +199,13 @@ def main() -> None:
     """Measure from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", help=f"items; {SIZES}, or with --quick {QUICK_SIZES}")
+    parser.add_argument("--bits", type=int, nargs="+", default=CODE_LENGTHS, help=f"code lengths; {CODE_LENGTHS}")
+    parser.add_argument("--codes", nargs="+", choices=CODES, default=CODES, help="kinds of codes; all")
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[], help="trained models, one a code length")
     parser.add_argument("--threads", type=int, default=0, help="0 for OMP_NUM_THREADS if set, else every core")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="for files of a few minutes")
     parser.add_argument("--quick", action="store_true", help="the smallest size, fewer rounds; within five minutes")
+    parser.add_argument("--within", action="store_true", help="only searches within a radius, in rows that are there")
     options = parser.parse_args()
     set_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -277,19 +221,27 @@ def main() -> None:
     rows, bandwidth = read_rows(path, settings)
     settings["bandwidth"] = bandwidth or copy_bandwidth()
     models = {len(source.rates): source for source in map(trained, options.checkpoint)}
-    done = {(row["codes"], row["items"], row["code_length"]) for row in rows}
+    places = {(row["codes"], row["items"], row["code_length"]): place for place, row in enumerate(rows)}
     for items in options.sizes or (QUICK_SIZES if options.quick else SIZES):
-        for code_length in CODE_LENGTHS:
+        for code_length in options.bits:
             sources = {"uniform": uniform(code_length), "clustered": clustered(code_length)}
             sources |= {"trained": models[code_length]} if code_length in models else {}
             for codes, source in sources.items():
-                if (codes, items, code_length) in done:
+                place = places.get((codes, items, code_length))
+                if codes not in options.codes or (place is not None) != options.within:
                     continue
                 print(f"{items:,} {codes} codes of {code_length} bits", flush=True)
-                about = {"codes": codes, "items": items, "code_length": code_length, "source": source.note}
-                rows.append(about | measure(source, items, settings, options.work))
+                if place is None:
+                    about = {"codes": codes, "items": items, "code_length": code_length, "source": source.note}
+                    rows.append(about | measure(source, items, settings, options.work))
+                elif rows[place]["source"] != source.note:
+                    parser.error(f"`--within` needs the codes of the row: {rows[place]['source']}; got {source.note}")
+                else:
+                    rows[place] = measure_within_again(rows[place], source, settings, options.work)
                 result = headline(rows) | {"settings": settings, "notes": NOTES, "rows": rows}
                 write_text(path, json.dumps(result, indent=1) + "\n")
+    if not rows:
+        parser.error(f"`--within` measures rows of {path} again; it has none of these settings")
     print(json.dumps(headline(rows)))
 
 

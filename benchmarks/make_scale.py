@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_tables import markdown
+from scale_texts import BYTES, INTRODUCTION, KILLS, MACHINES, PROCESS, SERVING, STEPS, TIMES, WITHIN
 
 from saat.runtime import write_text
 
@@ -24,7 +25,7 @@ MACHINE_BYTES = 64 * 10**9
 SPARE = 0.25  # of a machine, for the system, the model and requests underway
 LENGTH = 64  # bits, for the table of machines
 CHANGING = 3  # states that a service holds in a change
-RADII = (2, 8)  # shown of searches within a radius
+RADII = (2, 4, 6, 8)  # shown of searches within a radius
 FAULTS = {  # of fault_index.json
     "lost": "lost",
     "damaged": "damaged",
@@ -32,99 +33,6 @@ FAULTS = {  # of fault_index.json
     "pushed_otherwise": "differed",
     "searched_otherwise": "searched otherwise",
 }
-
-INTRODUCTION = """\
-# Scale
-
-How many bytes, machines and milliseconds for N images and codes of K bits, and what to change at each power of ten.
-Made by `benchmarks/make_scale.py` from the files in `benchmarks/results/`. What is measured is called so; the rest is
-arithmetic.
-"""
-BYTES = """\
-## Bytes
-
-    bytes = N * K / 8          codes, one bit a bit
-          + N * 8              ids, int64
-          + N * metadata       path, label and your columns
-
-Metadata are set at {metadata} bytes an item here, a path and a label. They, not the codes, fill disk and memory. The
-images, at {photo} KB, lie on the disk only.
-
-{table}
-"""
-MACHINES = """\
-## Machines
-
-`saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
-`POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
-disk, and the new one: three times the figure. Not in it are codes and ids of the items of the last few conditions.
-With {length} bits and {metadata} bytes of metadata, on machines of {machine} of which {spare:.0%} stay free:
-
-{table}
-
-The images of a search come from the disk, a file each; {photo} KB times N is for a file server or an object store
-mounted as a folder.
-"""
-TIMES = """\
-## Time of a query
-
-An exact search compares the query with every code, so its time grows as N * K. Measured, {threads}, k = 10, one query
-a call:
-
-{measured}
-
-For more images, the time of the largest size measured, {largest}, times the ratio of sizes. Codes that fit in the
-caches are read faster than those that do not, so a small size flatters large ones.
-
-{projected}
-"""
-WITHIN = """\
-Searches within a radius need not look at every code: `multi-index` against comparing all, at {items} images of
-{length} bits ({kind}), a query a call, {found} as fast as the faster of numpy and FAISS.
-"""
-SERVING = """\
-## Encoding
-
-A search by image costs its decoding and its encoding before it costs the index. Measured on {cores}, images of about
-{photo} KB, a model of {weights} weights at {size} x {size} pixels{quick}: the encoder alone {encoder}, the service
-{service} with {clients} clients (half within {p50} ms, 99 % within {p99} ms). Larger models cost more; measure yours
-with `benchmarks/bench_serve.py --checkpoint DIR`. At that rate the first index takes, on one such machine:
-
-{build}
-
-The work is divided by giving each machine a part of the images and building one index a part.
-"""
-KILLS = """\
-## Kills
-
-A process that builds, changes and pushes indexes was killed by SIGKILL at random moments. Counted are acknowledged
-changes that were lost, folders that `verify` found damaged, addresses that passed for whole and were not, and those
-that differed from their folder, or were searched otherwise, after the next push. So were `saat index build`, `add` and
-`remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
-
-{table}
-"""
-STEPS = """\
-## What to change
-
-`saat serve` searches exactly, whatever the size; `saat search --backend` and `saat.index.catalog.make_index` offer the
-others. saat has no program that merges the answers of several services: a client does it, by (distance, id).
-
-| images | what to do |
-|---:|---|
-| 10^6 | Nothing. A folder, one machine. |
-| 10^7 | Add images in bulk, by `saat index add`, for each change writes every file. At 32 bits many items share \
-a code and come in order of id: take 64. Wide metadata go to a server: `saat index push`. |
-| 10^8 | One query alone takes long enough to be felt. Parts on several machines, a service each; or Milvus as a \
-cluster, which divides a collection by itself. For radii of a few bits, `multi-index` with 64 or 128 bits, if your \
-codes are not so clustered that a ball holds much of the database. Where some loss is allowed, `ivf` or `hnsw`: \
-`saat search` prints the share found. |
-| 10^9 | Parts of 10^8. A part cannot be rewritten for each change: keep new items in a small one, and build the \
-others anew at night. With `ivf` or `hnsw`, measure recall on a sample by exact search. |
-
-Robustness does not grow with N. The more images, the more of them lie within any distance of a query, attacked or not:
-measure with a database of the size that you will serve.
-"""
 
 
 def short(number: float) -> str:
@@ -184,7 +92,7 @@ def machines_table() -> str:
         held = items * (2 * LENGTH / 8 + 2 * ID_BYTES + METADATA_BYTES)
         counts = (math.ceil(times * held / (MACHINE_BYTES * (1 - SPARE))) for times in (1, CHANGING))
         rows.append([power(items), short(held), *map(str, counts)])
-    return markdown(("images", "memory", "machines", "machines, with changes"), rows, text_columns=1)
+    return markdown(("images", "of the index", "machines", "machines, with changes"), rows, text_columns=1)
 
 
 def query_seconds(row: dict[str, Any], *, batch: int = 1, k: int = 10) -> float:
@@ -223,12 +131,25 @@ def time_section(result: dict[str, Any]) -> str:
 
 
 def within_note(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what multi-index hashing gains at the largest size and its longest codes."""
-    largest = max(rows, key=lambda row: (row["items"], row["code_length"], row["codes"] == "uniform"))
-    gains = {case["radius"]: case["over_flat"] for case in largest["within"]}
-    found = ", ".join(f"{gains[radius]['median']:.3g} times (radius {radius})" for radius in RADII if radius in gains)
-    items, kind = power(largest["items"]), f"{largest['codes']} codes"
-    return WITHIN.format(items=items, length=largest["code_length"], kind=kind, found=found)
+    """Return what multi-index hashing gains at the largest size."""
+    most = max(row["items"] for row in rows)
+    largest = sorted((row for row in rows if row["items"] == most), key=lambda row: row["code_length"])
+    columns = ("codes", *(f"radius {radius}" for radius in RADII), f"within {RADII[-1]}")
+    cells = []
+    for kind in ("uniform", "clustered", "trained"):
+        for row in largest:
+            if row["codes"] == kind:
+                cases = {case["radius"]: case for case in row["within"]}
+                gains = [f"{cases[radius]['over_flat']['median']:.3g}" for radius in RADII]
+                found = f"{cases[RADII[-1]]['mean_found']:,.0f}"
+                cells.append([f"{kind}, {row['code_length']} bits", *gains, found])
+    return WITHIN.format(items=power(most), most=RADII[-1], table=markdown(columns, cells, text_columns=1))
+
+
+def process_note(result: dict[str, Any]) -> str:
+    """Return the memory of the service itself, measured."""
+    most = short(result["hostile"]["memory_mb"]["most"] * 1e6)
+    return PROCESS.format(items=result["items"], process=most)
 
 
 def serving_section(result: dict[str, Any]) -> str:
@@ -273,6 +194,7 @@ def main() -> None:
     sizes = {"metadata": METADATA_BYTES, "photo": PHOTO_BYTES // 1000}
     machines = {"length": LENGTH, "machine": short(MACHINE_BYTES), "spare": SPARE, "table": machines_table()}
     parts = [INTRODUCTION, BYTES.format(table=bytes_table(), **sizes), MACHINES.format(**machines, **sizes)]
+    parts += [process_note(served)] if served else []
     parts += [time_section(searched)] if searched else []
     parts += [serving_section(served)] if served else []
     parts += [kills_section(killed)] if killed else []

@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,12 +64,14 @@ def measure_alone(kind: str, path: Path) -> None:
     del index
 
 
-def measure_memory(packed: NDArray[np.uint8], work: Path) -> dict[str, dict[str, float]]:
+def measure_memory(
+    packed: NDArray[np.uint8], work: Path, kinds: Sequence[str] = MEMORY_OF
+) -> dict[str, dict[str, float]]:
     """Return what `measure_alone` prints of each kind, each in a fresh process."""
     with TemporaryDirectory(dir=work) as folder:
         path = Path(folder) / "codes.npy"
         np.save(path, packed)
-        commands = {kind: [sys.executable, __file__, kind, str(path)] for kind in MEMORY_OF}
+        commands = {kind: [sys.executable, __file__, kind, str(path)] for kind in kinds}
         return {
             kind: json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             for kind, command in commands.items()

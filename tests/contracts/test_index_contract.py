@@ -19,7 +19,7 @@ from saat.index.base import HammingIndex
 from saat.index.catalog import INDEXES, make_index
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex
 from saat.index.flat import FlatIndex, RangeIndex
-from saat.index.multi_index import MultiIndex
+from saat.index.multi_index import MultiIndex, probes
 from saat.index.recall import recall_at
 
 EXACT = [name for name, kind in INDEXES.items() if kind.exact]
@@ -203,10 +203,11 @@ def test_multi_index_looks_at_few_codes_and_misses_none(code_length: int, radius
     wanted, found = (each.within(query[None], radius) for each in (flat, index))
     assert len(wanted.ids) >= 30 * (radius + 1)
     assert (found.ids.tolist(), found.distances.tolist()) == (wanted.ids.tolist(), wanted.distances.tolist())
-    candidates = index._candidates(query, radius)
     if radius <= 3:
-        assert candidates is not None
-        assert len(candidates) < len(packed) / 4
+        tables = index._built()
+        assert tables.near(query, radius) is not None
+        _, candidates = tables.spans(query, probes(tables.widths, radius))
+        assert candidates < len(packed) / 4
     nearest = index.search(query[None], 40)
     assert nearest.ids.tolist() == flat.search(query[None], 40).ids.tolist()
 

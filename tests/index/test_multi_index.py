@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saat.bits import packed_distances
-from saat.index.flat import FlatIndex, RangeIndex
+from saat.index.flat import FlatIndex, RangeIndex, words_of
 from saat.index.multi_index import (
     MultiIndex,
     build_tables,
     count_probes,
     flips_of,
-    near_among,
+    near_among_all,
     probes,
-    spans_to_places,
 )
 
 
@@ -39,20 +38,45 @@ def few_distinct(seed: int, count: int, width: int, *, noise: float = 0.1) -> ND
     width=st.sampled_from([1, 2, 3, 5, 8, 16]),
     radius=st.integers(0, 130),
 )
-def test_the_tables_miss_nothing_and_near_among_keeps_each_once(seed: int, count: int, width: int, radius: int) -> None:
+def test_tables_and_comparing_all_find_each_once(seed: int, count: int, width: int, radius: int) -> None:
     """On so few codes the index itself would compare them all, so the tables are asked directly."""
     packed = few_distinct(seed, count + 1, width)
-    query, packed = packed[0], packed[1:]
-    tables = build_tables(packed)
+    query, packed = packed[0].copy(), packed[1:].copy()
+    tables, radius = build_tables(packed), min(radius, 8 * width)
     assert sum(tables.widths) == 8 * width
     assert [piece.start for piece in tables.pieces] == [0, *np.cumsum(tables.widths)[:-1].tolist()]
-    candidates = tables.rows[spans_to_places(*tables.spans(query, radius))]
+    assert tables.in_order == (width <= 8)
     true_distances = packed_distances(query[None], packed)[0]
     order = np.argsort(true_distances, kind="stable")
     wanted = order[true_distances[order] <= radius]
-    distances, rows = near_among(candidates, query, packed, radius)
-    assert rows.tolist() == wanted.tolist()
-    assert distances.tolist() == true_distances[wanted].tolist()
+    probed = probes(tables.widths, radius)
+    spans, candidates = tables.spans(query, probed)
+    assert candidates == (spans[:, 1] - spans[:, 0]).sum()
+    for distances, rows in (
+        tables.sifted(query, radius, probed, spans, candidates),
+        near_among_all(query, packed, radius),
+    ):
+        assert (distances.dtype, rows.dtype) == (np.int32, np.int64)
+        assert rows.tolist() == wanted.tolist()
+        assert distances.tolist() == true_distances[wanted].tolist()
+
+
+@pytest.mark.parametrize("width", [3, 4, 8, 16])
+def test_many_are_found_in_order(width: int) -> None:
+    """Spans of many codes, and more rows than a sort by narrow digits is for."""
+    packed = few_distinct(width, 40_000, width, noise=0.02)
+    query, radius, tables = packed[9].copy(), 2 * width, build_tables(packed)
+    distances, rows = near_among_all(query, packed, radius)
+    assert len(rows) > 10_000
+    true_distances = packed_distances(query[None], packed)[0]
+    order = np.argsort(true_distances, kind="stable")[: len(rows)]
+    assert rows.tolist() == order.tolist()
+    assert distances.tolist() == true_distances[order].tolist()
+    assert len(rows) == (true_distances <= radius).sum()
+    probed = probes(tables.widths, radius)
+    found = tables.sifted(query, radius, probed, *tables.spans(query, probed))
+    assert found[0].tolist() == distances.tolist()
+    assert found[1].tolist() == rows.tolist()
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 1), (1, 4), (2, 3), (100, 3), (5000, 8), (70_000, 4)])
@@ -68,6 +92,8 @@ def test_a_table_has_each_row_once_under_its_key(count: int, width: int) -> None
         for row in {0, count // 2, count - 1}:
             start, end = tables.starts[base + keys[row] : base + keys[row] + 2].tolist()
             assert np.array_equal(tables.rows[start:end], np.flatnonzero(keys == keys[row]))
+        if tables.in_order:
+            assert np.array_equal(tables.codes[number * count : (number + 1) * count], words_of(packed)[rows])
 
 
 @pytest.mark.parametrize("widths", [(3,), (2, 2), (3, 2), (2, 2, 1)])
@@ -76,9 +102,11 @@ def test_every_code_within_the_radius_shares_a_piece(widths: tuple[int, ...]) ->
     edges = np.cumsum([0, *widths]).tolist()
     for radius in range(sum(widths) + 2):
         allowed = flips_of(len(widths), radius)
-        numbers, masks = probes(widths, radius)
-        assert len(numbers) == len(masks) == count_probes(widths, radius)
-        probed = set(zip(numbers.tolist(), masks.tolist(), strict=True))
+        keys = probes(widths, radius)
+        assert keys.flips.tolist() == allowed
+        assert len(keys.pieces) == len(keys.masks) == count_probes(widths, radius)
+        assert keys.pieces.tolist() == sorted(keys.pieces.tolist())  # so that a code is passed over in later ones
+        probed = set(zip(keys.pieces.tolist(), keys.masks.tolist(), strict=True))
         for difference in product((0, 1), repeat=sum(widths)):
             parts = [difference[start:end] for start, end in pairwise(edges)]
             keys = [sum(bit << place for place, bit in enumerate(part)) for part in parts]
@@ -111,7 +139,7 @@ def test_tables_follow_additions_and_removals(clustered: bool) -> None:
             assert found.distances.tolist() == wanted.distances.tolist()
         for k in (1, 200):
             assert index.search(queries, k).ids.tolist() == flat.search(queries, k).ids.tolist()
-    assert (index._candidates(queries[0], 9) is None) == clustered
+    assert (index._built().near(queries[0], 9) is None) == clustered
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 12, 16, 40, 64])

@@ -10,14 +10,10 @@ threads share the queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from saat.compiled import compiled, count_bits
 
 Mask = NDArray[np.uint64]
 """(W,) for up to 64 W items: item n is bit n % 64, from the lowest, of word n // 64."""
@@ -26,27 +22,9 @@ Planes = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 PLANES_AT_ONCE = 4  # K is padded to a multiple, with planes of zeros
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
-    """Compile a function when it first runs; keep what was compiled where some folder can be written."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        compiled: _Function = numba.njit(cache=True, **settings)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can
-        compiled = numba.njit(**settings)(function)
-    return compiled
-
-
-def _make_count_bits(typing_context: Any, word: Any) -> Any:  # noqa: ARG001
-    return types.int64(word), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])  # noqa: ARG005
-
-
-_count_bits: Any = intrinsic(_make_count_bits)  # of a word of 64, by the processor's instruction
-
-
-@_compiled
+@compiled
 def count_pairs(
     codes: Planes, labels: Planes, items: Mask, query_codes: Flags, query_labels: Flags, counts: NDArray[np.int64]
 ) -> None:
@@ -71,7 +49,7 @@ def count_pairs(
             counts[query, 1, distance] = hits
 
 
-@_compiled
+@compiled
 def average_precisions(
     codes: Planes,
     labels: Planes,
@@ -103,7 +81,7 @@ def average_precisions(
         scores[query] = total / found if found else 0.0
 
 
-@_compiled
+@compiled
 def _room(codes: Planes, items: Mask) -> tuple[Planes, Planes, Mask, Mask]:
     """Return room for a query's digits of distances, masks of `_find_at`, relevant items, and carries."""
     digits = 0
@@ -114,7 +92,7 @@ def _room(codes: Planes, items: Mask) -> tuple[Planes, Planes, Mask, Mask]:
     return np.empty((digits, len(items)), np.uint64), masks, np.empty_like(items), np.empty_like(items)
 
 
-@_compiled
+@compiled
 def _add_distances(codes: Planes, query: Flags, digits: Planes, carry: Mask) -> None:
     """Write the binary digits of every item's Hamming distance from a query, the lowest first."""
     digits[:] = 0
@@ -143,7 +121,7 @@ def _add_distances(codes: Planes, query: Flags, digits: Planes, carry: Mask) -> 
                 carry[word] = up
 
 
-@_compiled
+@compiled
 def _find_relevant(labels: Planes, query: Flags, relevant: Mask) -> None:
     """Write the mask of the items that share a label with a query."""
     relevant[:] = 0
@@ -153,7 +131,7 @@ def _find_relevant(labels: Planes, query: Flags, relevant: Mask) -> None:
                 relevant[word] |= labels[label, word]
 
 
-@_compiled
+@compiled
 def _find_at(distance: int, digits: Planes, masks: Planes) -> None:
     """Write the mask of the items at a distance to `masks[0]`; call it for 0, 1, 2 and so on.
 
@@ -172,17 +150,17 @@ def _find_at(distance: int, digits: Planes, masks: Planes) -> None:
         digit -= 1
 
 
-@_compiled
+@compiled
 def _count(mask: Mask, relevant: Mask) -> tuple[int, int]:
     """Return how many items a mask has, and how many of them are relevant."""
     items, hits = 0, 0
     for word in range(len(mask)):
-        items += _count_bits(mask[word])
-        hits += _count_bits(mask[word] & relevant[word])
+        items += count_bits(mask[word])
+        hits += count_bits(mask[word] & relevant[word])
     return items, hits
 
 
-@_compiled
+@compiled
 def _add_precisions(mask: Mask, relevant: Mask, before: int, k: int, total: float, found: int) -> tuple[float, int]:
     """Add the precisions at the hits of a mask, whose items follow `before` others, up to rank k; return both sums."""
     for word in range(len(mask)):
@@ -190,11 +168,11 @@ def _add_precisions(mask: Mask, relevant: Mask, before: int, k: int, total: floa
         while hits:
             after = hits & (hits - _ONE)  # without its lowest
             through = (hits ^ after) | ((hits ^ after) - _ONE)
-            rank = before + _count_bits(mask[word] & through)
+            rank = before + count_bits(mask[word] & through)
             if rank > k:
                 return total, found
             found += 1
             total += found / rank
             hits = after
-        before += _count_bits(mask[word])
+        before += count_bits(mask[word])
     return total, found

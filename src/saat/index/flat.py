@@ -100,8 +100,7 @@ def distances_to(query: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray
     >>> distances_to(np.array([129, 0], np.uint8), np.array([[129, 0], [0, 255]], np.uint8)).tolist()
     [0, 10]
     """
-    word = next(word for word in WORDS if len(query) % np.dtype(word).itemsize == 0)
-    query_words, words = query.view(word), packed.view(word)
+    query_words, words = words_of(query), words_of(packed)
     distances = np.empty(len(packed), dtype=np.int32)
     for start in range(0, len(packed), _BLOCK_ROWS):
         block, sums = words[start : start + _BLOCK_ROWS], distances[start : start + _BLOCK_ROWS]
@@ -109,6 +108,16 @@ def distances_to(query: NDArray[np.uint8], packed: NDArray[np.uint8]) -> NDArray
         for place in range(1, len(query_words)):  # a sum over so short an axis would cost ten times as much
             sums += np.bitwise_count(block[:, place] ^ query_words[place])
     return distances
+
+
+def words_of(packed: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
+    """Return contiguous codes (..., K/8) as words, as wide as the code allows.
+
+    >>> words_of(np.array([[1, 1, 0, 0, 2, 0]], np.uint8)).tolist()
+    [[257, 0, 2]]
+    """
+    width = packed.shape[-1]
+    return packed.view(next(word for word in WORDS if width % np.dtype(word).itemsize == 0))
 
 
 def nearest_rows(distances: NDArray[np.int32], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -10,9 +10,28 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from saat.index.flat import RangeIndex, distances_to, nearest_rows
+from saat.index.flat import RangeIndex, distances_to, nearest_rows, words_of
+from saat.index.loops import Words, by_distance, by_row, fill_table, find_spans, keep_near, sift
 
-_SCANNED = 16  # codes compared one after the other in the time of one key or candidate, which lie anywhere
+Found = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""Distances and rows (M,), by distance, then by row."""
+_KEY, _CANDIDATE = 64, 16  # codes compared one after the other in the time of one key, and of one candidate, measured
+_BITS_IN_ORDER = 64  # codes up to here are kept again in the order of each table
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The keys that a search looks up.
+
+    Args:
+        flips: how many bits may differ in each piece, int64 (m,); -1 for a piece that need not be looked up.
+        pieces: the piece of each key, int64 (P,), ascending.
+        masks: the bits flipped in it, int64 (P,).
+    """
+
+    flips: NDArray[np.int64]
+    pieces: NDArray[np.int64]
+    masks: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,26 +43,53 @@ class Tables:
         bases: where the keys of a piece begin in `starts`: a multiple of their number, so that key and base are or-ed.
         starts: where the rows of a key begin in `rows`; those of the next key follow.
         rows: uint32 (m N,), for each piece all rows, by key, then ascending.
+        codes: (m N, W) in the order of `rows`, or, where that would take too much room, (N, W) by row.
+        parts: (m, W), the bits of each piece.
     """
 
     pieces: tuple[slice, ...]
     bases: tuple[int, ...]
     starts: NDArray[np.unsignedinteger]
     rows: NDArray[np.uint32]
+    codes: Words
+    parts: Words
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Bits of each piece."""
         return tuple(piece.stop - piece.start for piece in self.pieces)
 
-    def spans(self, query: NDArray[np.uint8], radius: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where in `rows` the spans begin and end whose codes may lie within `radius` of one code (K/8,)."""
+    @property
+    def in_order(self) -> bool:
+        """Whether the codes of a key lie side by side."""
+        return len(self.codes) == len(self.rows)
+
+    def spans(self, query: NDArray[np.uint8], probed: Probes) -> tuple[NDArray[np.uint64], int]:
+        """Return where in `rows` the rows of each key for one code (K/8,) begin and end, (P, 2), and their number."""
         value = int.from_bytes(query.tobytes(), "little")
         parts = zip(self.pieces, self.widths, self.bases, strict=True)
         addresses = [base | (value >> piece.start) & ((1 << width) - 1) for piece, width, base in parts]
-        numbers, masks = probes(self.widths, radius)
-        keys = np.array(addresses)[numbers] ^ masks
-        return self.starts.take(keys).astype(np.int64), self.starts.take(keys + 1).astype(np.int64)
+        spans = np.empty((len(probed.masks), 2), np.uint64)
+        return spans, int(find_spans(self.starts, np.array(addresses), probed.pieces, probed.masks, spans))
+
+    def near(self, query: NDArray[np.uint8], radius: int) -> Found | None:
+        """Return what is within `radius` of one code (K/8,); none where comparing all codes costs less."""
+        count = len(self.rows) // len(self.pieces)
+        most = (count - _KEY * count_probes(self.widths, radius)) // _CANDIDATE
+        if most < 0:
+            return None
+        probed = probes(self.widths, radius)
+        spans, candidates = self.spans(query, probed)
+        return None if candidates > most else self.sifted(query, radius, probed, spans, candidates)
+
+    def sifted(
+        self, query: NDArray[np.uint8], radius: int, probed: Probes, spans: NDArray[np.uint64], candidates: int
+    ) -> Found:
+        """Return what of the candidates in `spans` is within `radius`."""
+        found, words = np.empty(candidates, np.uint64), words_of(query)
+        held, probing = (self.codes, self.rows, self.in_order), (spans, probed.pieces)
+        kept = keep_near(*held, *probing, words, self.parts, probed.flips, radius, found)
+        return ordered(by_row(found[:kept], (len(self.rows) // len(self.pieces)).bit_length()), radius)
 
 
 class MultiIndex(RangeIndex):
@@ -57,8 +103,9 @@ class MultiIndex(RangeIndex):
     rows. Where keys and candidates would cost more than comparing all codes, all codes are compared.
 
     A key is an address in a table, and the tables of all pieces lie in one array, so that a query is a few calls. They
-    take 4 bytes an item and piece, and up to 8 more for the keys: several times the room of the codes. They are built
-    at the first search after a change.
+    take 4 bytes an item and piece, up to 8 more for the keys, and, for codes of up to 64 bits, the code once more, so
+    that candidates of a key lie side by side: several times the room of the codes. They are built at the first search
+    after a change. A search has one thread.
 
     Args:
         code_length: K, in bits, a positive multiple of 8.
@@ -79,37 +126,27 @@ class MultiIndex(RangeIndex):
     def _append(self, packed: NDArray[np.uint8]) -> None:
         self._set_codes(np.concatenate([self._packed, packed]))
 
-    def _near(self, query: NDArray[np.uint8], radius: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        candidates = self._candidates(query, radius)
-        if candidates is None:
-            return super()._near(query, radius)
-        return near_among(candidates, query, self._packed, radius)
+    def _near(self, query: NDArray[np.uint8], radius: int) -> Found:
+        query, radius = query.copy(), min(radius, self._code_length)  # a copy is aligned, as words must be
+        found = self._built().near(query, radius)
+        return near_among_all(query, self._packed, radius) if found is None else found
 
     def _nearest(self, packed: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        found = [self._nearest_to(query, k) for query in packed]
+        found = [self._nearest_to(query.copy(), k) for query in packed]
         return np.stack([distances for distances, _ in found]), np.stack([rows for _, rows in found])
 
-    def _nearest_to(self, query: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def _nearest_to(self, query: NDArray[np.uint8], k: int) -> Found:
         """Widen the radius until it holds k rows: all at that distance are then known, and ties are exact."""
-        step = len(self._built().pieces)  # one more bit a piece
+        tables = self._built()
+        step = len(tables.pieces)  # one more bit a piece
         for radius in range(step - 1, self._code_length, step):
-            candidates = self._candidates(query, radius)
-            if candidates is None:
+            found = tables.near(query, radius)
+            if found is None:
                 break
-            distances, rows = near_among(candidates, query, self._packed, radius)
+            distances, rows = found
             if len(rows) >= k:
                 return distances[:k], rows[:k]
         return nearest_rows(distances_to(query, self._packed), k)
-
-    def _candidates(self, query: NDArray[np.uint8], radius: int) -> NDArray[np.uint32] | None:
-        """Return rows that may lie within `radius`, some twice; none where comparing all codes costs less."""
-        tables, most = self._built(), len(self) // _SCANNED
-        if count_probes(tables.widths, radius) > most:
-            return None
-        starts, ends = tables.spans(query, radius)
-        if int((ends - starts).sum()) > most:
-            return None
-        return tables.rows.take(spans_to_places(starts, ends), mode="clip")
 
     def _built(self) -> Tables:
         if self._tables is None:
@@ -125,44 +162,44 @@ def build_tables(packed: NDArray[np.uint8]) -> Tables:
     widths = [width + 1] * wider + [width] * (pieces - wider)
     edges = pairwise(accumulate(widths, initial=0))
     *bases, keys_in_all = accumulate((1 << width for width in widths), initial=0)
-    starts = np.empty(keys_in_all + 1, dtype=np.min_scalar_type(pieces * count))
+    starts = np.empty(keys_in_all + 1, np.uint32 if pieces * count < 1 << 32 else np.uint64)
     starts[-1] = pieces * count
-    rows = np.empty(pieces * count, dtype=np.uint32)
     slices = tuple(slice(start, end) for start, end in edges)
+    rows = np.empty(pieces * count, np.uint32)
+    words = words_of(packed)
+    in_order = code_length <= _BITS_IN_ORDER
+    codes = np.empty((pieces * count, words.shape[1]), words.dtype) if in_order else words
     for number, (piece, base) in enumerate(zip(slices, bases, strict=True)):
-        keys, first = piece_keys(packed, piece), number * count
-        rows[first : first + count] = rows_by_key(keys)
+        keys, table = piece_keys(packed, piece), slice(number * count, (number + 1) * count)
         counts = np.bincount(keys, minlength=1 << (piece.stop - piece.start))
-        starts[base : base + len(counts)] = first + np.cumsum(counts) - counts
-    return Tables(slices, tuple(bases), starts, rows)
+        places = np.cumsum(counts) - counts
+        starts[base : base + len(counts)] = table.start + places
+        fill_table(keys, places, rows[table])
+        if in_order:
+            words.take(rows[table], axis=0, out=codes[table], mode="clip")  # clipping spares the check of each place
+    bits = np.zeros((pieces, code_length), np.uint8)
+    for number, piece in enumerate(slices):
+        bits[number, piece] = 1
+    return Tables(slices, tuple(bases), starts, rows, codes, words_of(np.packbits(bits, axis=1, bitorder="little")))
 
 
-def rows_by_key(keys: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the rows of keys (N,) by key, then ascending: one sort of key and row as a single number.
+def near_among_all(query: NDArray[np.uint8], packed: NDArray[np.uint8], radius: int) -> Found:
+    """Return what of the codes (N, K/8) is within `radius`, at most K, of one code (K/8,), having compared all.
 
-    >>> rows_by_key(np.array([7, 2, 7, 0], np.uint32)).tolist()
-    [3, 1, 0, 2]
+    >>> near_among_all(np.array([3], np.uint8), np.array([[0], [7], [1], [8]], np.uint8), 2)
+    (array([1, 1, 2], dtype=int32), array([1, 2, 0]))
     """
-    both = keys.astype(np.uint64) << np.uint64(32)
-    both |= np.arange(len(keys), dtype=np.uint64)
-    both.sort()
-    return both.astype(np.uint32)
+    found = np.empty(len(packed), np.uint64)
+    start, end = np.uint64(0), np.uint64(len(packed))
+    near = sift(words_of(packed), start, end, words_of(query), radius, found, start)
+    return ordered(found[:near], radius)
 
 
-def near_among(
-    candidates: NDArray[np.uint32], query: NDArray[np.uint8], packed: NDArray[np.uint8], radius: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return distances and rows of the candidates within `radius` of one code, each once, by distance, then by row."""
-    # clipping spares the check of each place: nearly twice as fast, and eight times as fast as packed[candidates]
-    distances = distances_to(query, packed.take(candidates.astype(np.intp), axis=0, mode="clip"))
-    near = np.flatnonzero(distances <= radius)
-    # distance and row in one number, as short as it can be: one sort, and no pairs of arrays to keep together
-    bits = len(packed).bit_length()
-    kind: type[np.unsignedinteger] = np.uint32 if radius + 1 << bits <= 1 << 32 else np.uint64
-    both: NDArray[np.unsignedinteger] = distances[near].astype(kind) << kind(bits) | candidates[near]
-    both.sort()
-    both = both[np.append(True, both[1:] != both[:-1])[: len(both)]]
-    return (both >> kind(bits)).astype(np.int32), (both & kind((1 << bits) - 1)).astype(np.int64)
+def ordered(found: NDArray[np.uint64], radius: int) -> Found:
+    """Return distances and rows of numbers of `sift` (M,), ordered by row."""
+    distances, rows = np.empty(len(found), np.int32), np.empty(len(found), np.int64)
+    by_distance(found, radius, distances, rows)
+    return distances, rows
 
 
 def flips_of(pieces: int, radius: int) -> list[int]:
@@ -175,6 +212,7 @@ def flips_of(pieces: int, radius: int) -> list[int]:
     return [each if place <= rest else each - 1 for place in range(pieces)]
 
 
+@lru_cache(32)
 def count_probes(widths: tuple[int, ...], radius: int) -> int:
     """Return how many keys a search within `radius` looks up.
 
@@ -186,16 +224,17 @@ def count_probes(widths: tuple[int, ...], radius: int) -> int:
 
 
 @lru_cache(32)
-def probes(widths: tuple[int, ...], radius: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Return for each key that a search within `radius` looks up its piece, and the bits flipped in it.
+def probes(widths: tuple[int, ...], radius: int) -> Probes:
+    """Return the keys that a search within `radius` looks up.
 
-    >>> [part.tolist() for part in probes((3, 2), 2)]
-    [[0, 0, 0, 0, 1], [0, 1, 2, 4, 0]]
+    >>> found = probes((3, 2), 2)
+    >>> found.flips.tolist(), found.pieces.tolist(), found.masks.tolist()
+    ([1, 0], [0, 0, 0, 0, 1], [0, 1, 2, 4, 0])
     """
-    pairs = zip(widths, flips_of(len(widths), radius), strict=True)
-    masks = [flip_masks(width, most) for width, most in pairs]
-    numbers = np.repeat(np.arange(len(widths)), [len(part) for part in masks])
-    return numbers, np.concatenate(masks)
+    flips = flips_of(len(widths), radius)
+    masks = [flip_masks(width, most) for width, most in zip(widths, flips, strict=True)]
+    pieces = np.repeat(np.arange(len(widths)), [len(part) for part in masks])
+    return Probes(np.array(flips), pieces, np.concatenate(masks))
 
 
 def flip_masks(width: int, most: int) -> NDArray[np.int64]:
@@ -220,15 +259,3 @@ def piece_keys(packed: NDArray[np.uint8], piece: slice) -> NDArray[np.uint32]:
         keys |= packed[:, place].astype(np.uint64) << np.uint64(8 * (place - first))
     width = piece.stop - piece.start
     return ((keys >> np.uint64(piece.start - 8 * first)) & np.uint64((1 << width) - 1)).astype(np.uint32)
-
-
-def spans_to_places(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of all half-open spans, one span after the other.
-
-    >>> spans_to_places(np.array([2, 7]), np.array([4, 8])).tolist()
-    [2, 3, 7]
-    """
-    counts = ends - starts
-    places = np.arange(int(counts.sum()), dtype=np.int64)
-    places += np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    return places

@@ -1,0 +1,107 @@
+"""The words of docs/scale.md; `make_scale.py` fills in the numbers."""
+
+from __future__ import annotations
+
+INTRODUCTION = """\
+# Scale
+
+How many bytes, machines and milliseconds for N images and codes of K bits, and what to change at each power of ten.
+Made by `benchmarks/make_scale.py` from the files in `benchmarks/results/`. What is measured is called so; the rest is
+arithmetic.
+"""
+BYTES = """\
+## Bytes
+
+    bytes = N * K / 8          codes, one bit a bit
+          + N * 8              ids, int64
+          + N * metadata       path, label and your columns
+
+Metadata are set at {metadata} bytes an item here, a path and a label. They, not the codes, fill disk and memory. The
+images, at {photo} KB, lie on the disk only.
+
+{table}
+"""
+MACHINES = """\
+## Machines
+
+`saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
+`POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
+disk, and the new one: three times the figure. Not in it are codes and ids of the items of the last few conditions.
+With {length} bits and {metadata} bytes of metadata, on machines of {machine} of which {spare:.0%} stay free:
+
+{table}
+
+The images of a search come from the disk, a file each; {photo} KB times N is for a file server or an object store
+mounted as a folder.
+"""
+TIMES = """\
+## Time of a query
+
+An exact search compares the query with every code, so its time grows as N * K. Measured, {threads}, k = 10, one query
+a call:
+
+{measured}
+
+For more images, the time of the largest size measured, {largest}, times the ratio of sizes. Codes that fit in the
+caches are read faster than those that do not, so a small size flatters large ones.
+
+{projected}
+"""
+WITHIN = """\
+Searches within a radius need not look at every code. `multi-index` against comparing all, at {items} images, a query a
+call: how many times as fast as the faster of numpy and FAISS, and how many items a ball of radius {most} holds. Uniform
+codes are fair bits, clustered ones lie around 300 random centers, trained ones are a model's.
+
+{table}
+
+Where a ball holds much of the database, no table can pay: every method must at least write down what it finds. There
+all codes are compared. Codes of a trained model lie closer than random ones, so measure with yours.
+"""
+PROCESS = """\
+The process itself is not in the table: `saat serve` with its libraries, a small model and an index of {items:,} images
+took {process} at most, measured under good and bad requests at once. Add that.
+"""
+SERVING = """\
+## Encoding
+
+A search by image costs its decoding and its encoding before it costs the index. Measured on {cores}, images of about
+{photo} KB, a model of {weights} weights at {size} x {size} pixels{quick}: the encoder alone {encoder}, the service
+{service} with {clients} clients (half within {p50} ms, 99 % within {p99} ms). Larger models cost more; measure yours
+with `benchmarks/bench_serve.py --checkpoint DIR`. At that rate the first index takes, on one such machine:
+
+{build}
+
+The work is divided by giving each machine a part of the images and building one index a part.
+"""
+KILLS = """\
+## Kills
+
+A process that builds, changes and pushes indexes was killed by SIGKILL at random moments. Counted are acknowledged
+changes that were lost, folders that `verify` found damaged, addresses that passed for whole and were not, and those
+that differed from their folder, or were searched otherwise, after the next push. So were `saat index build`, `add` and
+`remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
+
+{table}
+"""
+STEPS = """\
+## What to change
+
+`saat serve` searches exactly, by `faiss`, whatever the size. The other structures are for use from Python, by
+`saat.index.catalog.make_index`, where one is built once and searched often: on a folder,
+`saat search --backend` builds it anew at each call, which takes longer than the search that it spares. saat has
+no program that merges the answers of several services: a client does it, by (distance, id).
+
+| images | what to do |
+|---:|---|
+| 10^6 | Nothing. A folder, one machine. |
+| 10^7 | Add images in bulk, by `saat index add`, for each change writes every file. At 32 bits many items share \
+a code and come in order of id: take 64. Wide metadata go to a server: `saat index push`. |
+| 10^8 | One query alone takes long enough to be felt. Parts on several machines, a service each; or Milvus as a \
+cluster, which divides a collection by itself. From Python: for radii of a few bits, `multi-index`, if your codes are \
+not so clustered that a ball holds much of the database; where some loss is allowed, `ivf` or `hnsw`. |
+| 10^9 | Parts of 10^8. A part cannot be rewritten for each change: keep new items in a small one, and build the \
+others anew at night. With `ivf` or `hnsw`, from Python, measure recall on a sample: `saat.index.recall.recall_at`. |
+
+Robustness does not grow with N. The more images, the more of them lie within any distance of a query, attacked or not:
+measure with a database of the size that you will serve.
+"""
