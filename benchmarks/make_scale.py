@@ -134,15 +134,17 @@ def within_note(rows: Sequence[dict[str, Any]]) -> str:
     """Return what multi-index hashing gains at the largest size."""
     most = max(row["items"] for row in rows)
     largest = sorted((row for row in rows if row["items"] == most), key=lambda row: row["code_length"])
-    columns = ("codes", *(f"radius {radius}" for radius in RADII), f"within {RADII[-1]}")
+    columns = ("codes", *(f"radius {radius}" for radius in RADII), "over `flat`", f"within {RADII[-1]}")
     cells = []
     for kind in ("uniform", "clustered", "trained"):
         for row in largest:
             if row["codes"] == kind:
                 cases = {case["radius"]: case for case in row["within"]}
                 gains = [f"{cases[radius]['over_flat']['median']:.3g}" for radius in RADII]
+                rates = [case["queries_per_second"] for case in row["within"]]
+                least = f"{min(rate['multi_index']['median'] / rate['flat']['median'] for rate in rates):.3g}"
                 found = f"{cases[RADII[-1]]['mean_found']:,.0f}"
-                cells.append([f"{kind}, {row['code_length']} bits", *gains, found])
+                cells.append([f"{kind}, {row['code_length']} bits", *gains, least, found])
     return WITHIN.format(items=power(most), most=RADII[-1], table=markdown(columns, cells, text_columns=1))
 
 
