@@ -50,8 +50,8 @@ caches are read faster than those that do not, so a small size flatters large on
 WITHIN = """\
 Searches within a radius need not look at every code. `multi-index` against comparing all, at {items} images, a query a
 call: how many times as fast as the faster of numpy and FAISS; over `flat`, which is numpy, the least of all radii from
-2 to {most}; and how many items a ball of radius {most} holds. Uniform codes are fair bits, clustered ones lie around 300
-random centers, trained ones are a model's.
+2 to {most}; and how many items a ball of radius {most} holds. Uniform codes are fair bits, clustered ones lie around
+300 random centers, trained ones are a model's.
 
 {table}
 
