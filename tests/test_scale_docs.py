@@ -41,7 +41,11 @@ def test_its_arithmetic(make_scale: ModuleType) -> None:
 def test_times_beyond_what_was_measured_grow_with_the_images(make_scale: ModuleType) -> None:
     case = {"k": 10, "batch": 1, "queries_per_second": {"ours": {"median": 100.0}}}
     row = {"codes": "uniform", "items": 10**6, "code_length": 64, "search": [case]}
-    within = [{"radius": radius, "over_flat": {"median": 24 / radius}, "mean_found": 1234.5} for radius in range(2, 9)]
+    rates = {"multi_index": {"median": 60.0}, "flat": {"median": 2.5}}
+    within = [
+        {"radius": radius, "over_flat": {"median": 24 / radius}, "mean_found": 1234.5, "queries_per_second": rates}
+        for radius in range(2, 9)
+    ]
     text = make_scale.time_section({"rows": [row | {"within": within}], "settings": {"threads": 1}})
     assert "| 10^6 | 10 ms |" in text
     assert "| 10^8 | 1 s |" in text
@@ -50,13 +54,19 @@ def test_times_beyond_what_was_measured_grow_with_the_images(make_scale: ModuleT
 def test_searches_within_a_radius_are_shown_of_every_kind_at_the_largest_size(make_scale: ModuleType) -> None:
     def row(codes: str, items: int, code_length: int, gain: float) -> dict[str, object]:
         cases = [
-            {"radius": radius, "over_flat": {"median": gain * radius}, "mean_found": 1e4} for radius in range(2, 9)
+            {
+                "radius": radius,
+                "over_flat": {"median": gain * radius},
+                "mean_found": 1e4,
+                "queries_per_second": {"multi_index": {"median": 90.0 * radius}, "flat": {"median": 3.0}},
+            }
+            for radius in range(2, 9)
         ]
         return {"codes": codes, "items": items, "code_length": code_length, "within": cases}
 
     rows = [row("trained", 10**6, 64, 1.0), row("uniform", 10**7, 128, 2.0), row("uniform", 10**7, 32, 0.25)]
     lines = make_scale.within_note(rows).splitlines()
     assert [line for line in lines if line.startswith("| ") and "bits" in line] == [
-        "| uniform, 32 bits | 0.5 | 1 | 1.5 | 2 | 10,000 |",
-        "| uniform, 128 bits | 4 | 8 | 12 | 16 | 10,000 |",
+        "| uniform, 32 bits | 0.5 | 1 | 1.5 | 2 | 60 | 10,000 |",
+        "| uniform, 128 bits | 4 | 8 | 12 | 16 | 60 | 10,000 |",
     ]
