@@ -20,7 +20,6 @@ import argparse
 import itertools
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from typing import Any
 import torch
 from attack_settings import CPU, Effort, Setting, alexnet_setting, resnet20_setting
 from torch import Tensor, nn
+from turns import summary
 
 from saat.attacks.base import Attack
 from saat.attacks.goals import SemanticGoal
@@ -105,11 +105,6 @@ def timed(search: Search, setting: Setting, steps: int) -> tuple[Tensor, float]:
     began = time.perf_counter()
     found = search(setting.images, setting.labels, steps)
     return found, time.perf_counter() - began
-
-
-def summary(values: list[float]) -> dict[str, Any]:
-    """Return n, median and spread (lowest, highest) of measured values."""
-    return {"n": len(values), "median": statistics.median(values), "spread": [min(values), max(values)]}
 
 
 def measure_throughput(setting: Setting, searches: dict[str, Search]) -> dict[str, Any]:

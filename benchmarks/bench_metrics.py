@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from turns import seconds
 
 from saat.evaluation.ranking import average_precision, average_precision_at_k_paper, count_by_distance
 from saat.hamming import sign_codes
@@ -61,11 +62,9 @@ def loop(case: Case, *, kind: str | None = None) -> NDArray[np.float64]:
     return scores
 
 
-def seconds(run: Callable[[], object]) -> float:
+def rested_seconds(run: Callable[[], object]) -> float:
     time.sleep(REST)
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+    return seconds(run)
 
 
 def compare(queries: int, items: int, classes: int) -> dict[str, Any]:
@@ -77,9 +76,9 @@ def compare(queries: int, items: int, classes: int) -> dict[str, Any]:
     assert np.allclose(found, expected, rtol=0, atol=1e-12), "the two do not agree"
     times: dict[str, list[float]] = {"loop": [], "ours": [], "ours_tie_aware": []}
     for _ in range(ROUNDS):
-        times["loop"].append(seconds(lambda: loop(few)) * queries / LOOP_QUERIES)
-        times["ours"].append(seconds(lambda: average_precision_at_k_paper(*case, k=K)))
-        times["ours_tie_aware"].append(seconds(lambda: average_precision(count_by_distance(*case), k=K)))
+        times["loop"].append(rested_seconds(lambda: loop(few)) * queries / LOOP_QUERIES)
+        times["ours"].append(rested_seconds(lambda: average_precision_at_k_paper(*case, k=K)))
+        times["ours_tie_aware"].append(rested_seconds(lambda: average_precision(count_by_distance(*case), k=K)))
     median = {name: statistics.median(values) for name, values in times.items()}
     ratios = [slow / fast for slow, fast in zip(times["loop"], times["ours"], strict=True)]
     return {

@@ -35,6 +35,7 @@ import torch
 from hostile_requests import hostile_requests, post, upload
 from serve_clients import Answers, ask_for, attack, closed_loop
 from serve_materials import ITEMS, build_index, describe, make_photos, trained
+from turns import summary
 
 from saat.data.decoding import open_image, resize_image
 from saat.recipes.encoder import load_encoder
@@ -116,11 +117,6 @@ def headline(result: dict[str, Any]) -> dict[str, float]:
         "memory_growth_mb": round(hostile["memory_mb"]["growth"], 1),
         "good_requests_failed": hostile["good"]["failed"],
     }
-
-
-def summary(values: list[float]) -> dict[str, Any]:
-    """Return n, median and spread (lowest, highest) of measured values."""
-    return {"n": len(values), "median": statistics.median(values), "spread": [min(values), max(values)]}
 
 
 def ratio(above: list[float], below: list[float]) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def test_blocks_do_not_change_average_precision(pairs, monkeypatch):
     assert deployment.average_precision(case[0][:0], case[1][:0]).dtype == torch.float64
 
 
-def test_every_code_for_every_query_is_each_code_for_each_query():
+@pytest.mark.parametrize("floats", [1, 1 << 25])  # a code at a time, and all at once
+def test_every_code_for_every_query_is_each_code_for_each_query(floats, monkeypatch):
+    monkeypatch.setattr("saat.evaluation.deployment.BLOCK_FLOATS", floats)
     case = random_case(5, 40, 3, seed=1)
     deployment = Deployment(CodeBank(case[2], case[3]))
     every = deployment.average_precisions(case[0], case[1])

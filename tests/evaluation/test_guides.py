@@ -109,7 +109,7 @@ def test_blocks_do_not_change_the_codes(floats, monkeypatch):
     deployment = Deployment(CodeBank(*small_database()))
     start = EVERY_CODE[[0, 77, 130, 255]]
     whole = worst_codes(deployment, start, QUERY_LABELS)
-    monkeypatch.setattr("saat.evaluation.guides._BLOCK_FLOATS", floats)
+    monkeypatch.setattr("saat.evaluation.guides.BLOCK_FLOATS", floats)
     parts = worst_codes(deployment, start, QUERY_LABELS)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])

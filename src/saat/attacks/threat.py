@@ -64,7 +64,7 @@ class ThreatModel:
     def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Return `perturbed` after one steepest-descent step of length `step_size` in this norm (not projected)."""
         if self.norm == "linf":
-            return torch.sub(perturbed, gradient.sign().mul_(step_size))
+            return perturbed - gradient.sign().mul_(step_size)
         return perturbed - step_size * gradient / _flat_norm(gradient).clamp(min=1e-12)
 
     def size(self, perturbed: Tensor, clean: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from saat.codes.bank import CodeBank
 
 _BLOCK_PAIRS = 1 << 22  # pairs of a code and a group that are held at once
-_BLOCK_FLOATS = 1 << 24  # of the one-hot distances held at once
+BLOCK_FLOATS = 1 << 25  # of the one-hot distances held at once
 
 
 class Deployment:
@@ -89,7 +89,7 @@ class Deployment:
             labels: (B, C) of the queries.
         """
         bins, relevant = self.code_length + 1, self.relevant(labels)
-        rows = max(1, _BLOCK_FLOATS // (len(self.codes) * bins))
+        rows = max(1, BLOCK_FLOATS // (len(self.codes) * bins))
         parts = []
         for part in torch.split(codes.float(), rows):
             distances = ((self.code_length - part @ self.codes.T) / 2).round().long()

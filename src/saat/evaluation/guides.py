@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from saat.attacks.goals import clean_logits_of
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
-from saat.evaluation.deployment import Deployment, soft_average_precision
+from saat.evaluation.deployment import BLOCK_FLOATS, Deployment, soft_average_precision
 from saat.hamming import sign_codes
 from saat.types import CodeObjective
 
-_BLOCK_FLOATS = 1 << 25  # of the one-hot distances held at once
 LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
 
 
@@ -75,7 +74,7 @@ def worst_codes(
     Returns:
         int8 (B, K) the codes, and float64 (B,) their average precision.
     """
-    rows = max(1, _BLOCK_FLOATS // (len(deployment.codes) * (deployment.code_length + 1)))
+    rows = max(1, BLOCK_FLOATS // (len(deployment.codes) * (deployment.code_length + 1)))
     costs = torch.ones(start.shape, device=start.device) if costs is None else costs
     blocks = zip(*(torch.split(part, rows) for part in (start, labels, costs)), strict=True)
     codes, values = zip(*(_flip(deployment, *block) for block in blocks), strict=True)

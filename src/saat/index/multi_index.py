@@ -60,6 +60,11 @@ class Tables:
         return tuple(piece.stop - piece.start for piece in self.pieces)
 
     @property
+    def count(self) -> int:
+        """N."""
+        return len(self.rows) // len(self.pieces)
+
+    @property
     def in_order(self) -> bool:
         """Whether the codes of a key lie side by side."""
         return len(self.codes) == len(self.rows)
@@ -74,8 +79,7 @@ class Tables:
 
     def near(self, query: NDArray[np.uint8], radius: int) -> Found | None:
         """Return what is within `radius` of one code (K/8,); none where comparing all codes costs less."""
-        count = len(self.rows) // len(self.pieces)
-        most = (count - _KEY * count_probes(self.widths, radius)) // _CANDIDATE
+        most = (self.count - _KEY * count_probes(self.widths, radius)) // _CANDIDATE
         if most < 0:
             return None
         probed = probes(self.widths, radius)
@@ -89,7 +93,7 @@ class Tables:
         found, words = np.empty(candidates, np.uint64), words_of(query)
         held, probing = (self.codes, self.rows, self.in_order), (spans, probed.pieces)
         kept = keep_near(*held, *probing, words, self.parts, probed.flips, radius, found)
-        return ordered(by_row(found[:kept], (len(self.rows) // len(self.pieces)).bit_length()), radius)
+        return ordered(by_row(found[:kept], self.count.bit_length()), radius)
 
 
 class MultiIndex(RangeIndex):

@@ -97,9 +97,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if options is not None:
         claim_folder(options, subject)
     measured = {str(config.checkpoint or config.model): clean}
-    # A suite looks at the model's stability in its trials, and draws nothing before.
-    first = subject.splits.query.images[:TRIAL_QUERIES].float().to(device) / 255.0
-    stability = instability(subject.model, first) if options is None else 0.0
+    stability = 0.0
+    if options is None:  # a suite looks at that in its trials, and draws nothing before
+        stability = instability(subject.model, subject.splits.query.images[:TRIAL_QUERIES].float().to(device) / 255.0)
     overlap = subject.splits.overlap()
     flags = find_flags(clean, None, logits=codes.query_logits, overlap=overlap, instability=stability)
     metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags], **clean.to_json()}

@@ -133,8 +133,7 @@ class Lab:
         clean = torch.from_numpy(pixels[None]).to(device).float() / 255.0
         bank, aim = self._bank(name), None
         if bank is not None:
-            nearest = engine.search([Query(engine.encode(pixels[None])[0], VOTERS)])[0]
-            aim = bank.known(label) or bank.most_frequent(nearest)
+            aim = bank.known(label) or bank.most_frequent(_nearest(engine, pixels))
         if bank is not None and aim is not None:
             goal, objective = "mainstay", SemanticGoal(bank.bank)(engine.model, clean, bank.labels_of(aim))
         else:
@@ -213,6 +212,10 @@ class _LabelBank:
         labels = torch.zeros(1, len(self.places), device=self.bank.labels.device)
         labels[0, [self.places[name] for name in label.split(", ")]] = 1
         return labels
+
+
+def _nearest(engine: SearchEngine, pixels: NDArray[np.uint8]) -> list[Hit]:
+    return engine.search([Query(engine.encode(pixels[None])[0], VOTERS)])[0]
 
 
 def whole_change(found: NDArray[np.float32], pixels: NDArray[np.uint8], epsilon: float) -> NDArray[np.int16]:
