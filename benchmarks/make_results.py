@@ -44,7 +44,7 @@ attack is the room that a stronger one may have. On Corel5k that is little: more
 Hardening as released has no momentum; `hardened` on CIFAR-10 has 0.9. Times are those of a machine that had other work.
 
 Suites were run when the wrong clusters were those nearest to a query. They are now those that take most for their
-price, which differs where there are many label sets: Corel5k's suites are to be run again.
+price, on which that member takes more: the suites here, Corel5k's before all, are to be run again.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.
