@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from saat.attacks.adam import AdamSearch
+from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.blackbox import NesAttack, SquareAttack
 from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions, make_search
@@ -19,8 +20,8 @@ from saat.attacks.views import ReturnedIdsGoal
 from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError
 
-KINDS = {"pgd": PGD, "fgsm": PGD, "bim": PGD, "apgd": APGD, "adam": AdamSearch, "square": SquareAttack}
-KINDS |= {"nes": NesAttack} | dict.fromkeys(TRANSFER_RULES, TransferPGD)
+KINDS = {"pgd": PGD, "fgsm": PGD, "bim": PGD, "apgd": APGD, "annealed": AnnealedPGD, "adam": AdamSearch}
+KINDS |= {"square": SquareAttack, "nes": NesAttack} | dict.fromkeys(TRANSFER_RULES, TransferPGD)
 THREATS: dict[str, Threat] = {"linf": ThreatModel(), "l2": ThreatModel("l2", 0.5), "patch": PatchThreat(0.25)}
 
 

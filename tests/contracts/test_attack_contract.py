@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from saat.attacks.adam import AdamSearch
+from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack, Probe
 from saat.attacks.blackbox import NesAttack, SquareAttack
@@ -32,6 +33,7 @@ ATTACKS: dict[str, tuple[Callable[[ThreatModel], Attack], int]] = {
     "schedule": (lambda threat: pgd(threat, steps=10, sharpness=PAPER_SHARPNESS), 12),
     "apgd": (lambda threat: APGD(threat, steps=10), 12),
     "apgd restarts": (lambda threat: APGD(threat, steps=4, restarts=2), 11),
+    "annealed": (lambda threat: AnnealedPGD(threat, steps=10), 11),
     "adam": (lambda threat: AdamSearch(threat, steps=4), 5),
     "mi": (lambda threat: TransferPGD(threat, steps=4, step_size=STEP_SIZES[threat.norm]), 5),
     "ni, si, vmi, di, ti": (lambda threat: every_rule(threat), 10),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from saat.attacks.autopgd import APGD
+from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.evaluation import guides, ranking
-from saat.evaluation.deployment import Deployment
+from saat.evaluation.deployment import Deployment, soft_average_precision
 from saat.evaluation.guides import LEAST_GAIN, RankingGoal, cheapest_clusters, flip_costs, worst_codes
 from saat.hamming import sign_codes
 
@@ -213,19 +213,25 @@ def test_the_ranking_goal_lowers_average_precision_whatever_the_scale_of_the_log
         goal = RankingGoal(Deployment(CodeBank(*database)))
         assert not goal.targeted
         objective = goal(model, images[:20], labels[:20])
-        found[scale] = APGD(threat, steps=20)(model, images[:20], objective)
+        found[scale] = AnnealedPGD(threat, steps=20)(model, images[:20], objective)
         before, after = (exact(codes_of(model, x), labels[:20], database) for x in (images[:20], found[scale]))
         assert after.mean().item() < before.mean().item() - 0.3
     assert torch.equal(found[1.0], found[1024.0])
 
 
-def test_the_ranking_objective_by_hand():
-    # One item at ++ that is relevant, one at -- that is not. Logits (1, 0) over the mean 1, sharpness 2, are relaxed
-    # codes (0, 0) at logits 0: both items lie at distance 1, and AP is (1 + 1/2) / 2.
+def test_the_ranking_objective_has_exact_values_and_the_gradient_of_the_softened_ranking():
+    # One item at ++ that is relevant, one at -- that is not: the first one at ++ is first, at -- last, and at +- both
+    # lie at distance 1, so that AP is (1 + 1/2) / 2.
     codes = torch.tensor([[1, 1], [-1, -1]], dtype=torch.int8)
-    goal = RankingGoal(Deployment(CodeBank(codes, torch.eye(2))))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
-    objective = goal(model, torch.rand(1, 3, 1, 1), torch.tensor([[1, 0]]))
-    assert objective(torch.zeros(1, 2)).item() == pytest.approx(0.75)
-    assert objective(torch.full((1, 2), 1e3)).item() == pytest.approx(1.0)
-    assert objective(torch.full((1, 2), -1e3)).item() == pytest.approx(0.5)
+    deployment = Deployment(CodeBank(codes, torch.eye(2)))
+    model, image = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), torch.rand(1, 3, 1, 1)
+    objective = RankingGoal(deployment)(model, image, torch.tensor([[1, 0]]))
+    scale = model(image).abs().mean().item() / 2.0
+    for logits, value in (([0.1, 0.2], 1.0), ([0.1, -0.2], 0.75), ([-0.1, -0.2], 0.5)):
+        given = torch.tensor([logits], requires_grad=True)
+        assert objective(given).item() == value
+        relaxed = torch.tanh(given / scale)
+        soft = soft_average_precision(*deployment.soft_counts(relaxed, torch.tensor([[0.0, 1.0]])))
+        wanted, found = (torch.autograd.grad(x.sum(), given)[0] for x in (soft, objective(given)))
+        assert torch.allclose(found, wanted, rtol=1e-4)
+        assert bool((found != 0).all())

@@ -142,9 +142,9 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--last=true", "--restarts=2"], "`restarts` above 1 need `search` pgd or apgd, without `last`; got pgd"),
         (["--search=bim", "--restarts=2"], "`search` pgd or apgd, without `last`; got bim"),
         (["--goal=relevant-codes", "--search=apgd"], "`goal` relevant-codes is an attack on the last iterate"),
-        (["--goal=relevant-codes", "--restarts=3"], "other than apgd, square, nes; got 3 restarts"),
+        (["--goal=relevant-codes", "--restarts=3"], "other than apgd, annealed, square, nes; got 3 restarts"),
         (["--search=adam", "--restarts=2"], "got adam"),
-        (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, square, nes; got apgd"),
+        (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, annealed, square, nes; got apgd"),
     ],
 )
 def test_what_does_not_go_together_is_named(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from saat.attacks.adam import AdamSearch
+from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack
 from saat.attacks.blackbox import NesAttack, SquareAttack
@@ -154,6 +155,7 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
     "fgsm": partial(_pgd, steps=1, random_start=False),
     "bim": partial(_pgd, random_start=False),
     "apgd": lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
+    "annealed": lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision),
     "adam": _adam,
     **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
     "square": _square,
@@ -174,9 +176,9 @@ BLACK_BOX = ("square", "nes")
 """Searches that need no gradient."""
 RESTARTING = ("pgd", "apgd")
 """Searches that can begin again, from another random start."""
-SELF_PACED = ("apgd", "adam", "square", "generator")
+SELF_PACED = ("apgd", "annealed", "adam", "square", "generator")
 """Searches that choose the length of their steps."""
-CHOOSING = ("apgd", "square", "nes")
+CHOOSING = ("apgd", "annealed", "square", "nes")
 """Searches that return the best they saw, whatever is asked."""
 EVERYWHERE = (*TRANSFER_RULES, "square")
 """Searches that move every pixel, so that a patch is not for them."""

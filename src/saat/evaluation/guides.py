@@ -123,10 +123,12 @@ def _values_after_flips(deployment: Deployment, codes: Tensor, relevant: Tensor)
 
 @dataclass(frozen=True)
 class RankingGoal:
-    """Lower the average precision over the deployed database itself, with relaxed codes in place of codes.
+    """Lower the average precision over the deployed database itself.
 
-    The ranking is softened as in He, Cakir, Bargal, Sclaroff, *Hashing as Tie-Aware Learning to Rank*, CVPR 2018.
-    Logits are divided by the image's mean absolute clean logit first, so that growing all logits changes nothing.
+    The value is exact, so that a search keeps the image that really ranks worst. The gradient is that of relaxed codes
+    in place of codes, which soften the ranking as in He, Cakir, Bargal, Sclaroff, *Hashing as Tie-Aware Learning to
+    Rank*, CVPR 2018; logits are divided by the image's mean absolute clean logit, so that growing all logits changes
+    nothing. Give it to a search whose steps do not depend on the values: these change with codes only.
 
     Args:
         deployment: the database.
@@ -143,7 +145,9 @@ class RankingGoal:
         scale = clean_logits_of(model, images).abs().mean(1, keepdim=True).clamp(min=1e-12) / self.sharpness
 
         def objective(logits: Tensor) -> Tensor:
-            counts = self.deployment.soft_counts(torch.tanh(logits / scale), relevant)
-            return soft_average_precision(*counts).float()
+            soft = soft_average_precision(*self.deployment.soft_counts(torch.tanh(logits / scale), relevant))
+            codes = sign_codes(logits.detach()).float()
+            exact = soft_average_precision(*self.deployment.soft_counts(codes, relevant))
+            return (exact + (soft - soft.detach())).float()
 
         return objective

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.adam import AdamSearch
+from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack, SearchCost, evaluations_an_image
 from saat.attacks.blackbox import SquareAttack
@@ -74,9 +75,9 @@ class SuiteBatch:
         found = attack(self.model, self.images, objective, seed=derive_seed(self.seed, "suite", *parts))
         return found, attack.cost.since(before)
 
-    def apgd(self, *, steps: int | None = None, start: Tensor | None = None) -> APGD:
-        """Return the search that the gradient members share."""
-        return APGD(self.threat, steps=steps or self.steps, start=start, precision=self.precision)
+    def apgd(self, *, steps: int | None = None) -> APGD:
+        """Return the search that most of the gradient members share."""
+        return APGD(self.threat, steps=steps or self.steps, precision=self.precision)
 
     def lowest(self, found: list[Tensor]) -> Tensor:
         """Return of each query that one of several images with the lowest average precision."""
@@ -119,8 +120,9 @@ def worst_code(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
 
 
 def soft_ranking(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
-    """APGD on the softened average precision itself, from the best image so far."""
-    return batch.run(batch.apgd(start=batch.best), RankingGoal(batch.deployment), "ranking")
+    """Annealed PGD on the softened average precision itself, from the best image so far."""
+    attack = AnnealedPGD(batch.threat, steps=batch.steps, start=batch.best, precision=batch.precision)
+    return batch.run(attack, RankingGoal(batch.deployment), "ranking")
 
 
 def square(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:

@@ -86,9 +86,9 @@ class AttackConfig(RunOptions):
         objective: how nearness is measured: margin or flips (on logits, scale-free), or the papers' on relaxed codes:
             weighted (SAAT), agreement or hag.
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.
-        search: pgd, fgsm, bim, apgd, adam; for transfer mi, ni, si-ni, vmi, di, ti, or several joined by +, such as
-            di+ti+si-ni; black box square, nes; trained on the train split universal (one change for all queries),
-            generator (ProS-GAN).
+        search: pgd, fgsm, bim, apgd, annealed, adam; for transfer mi, ni, si-ni, vmi, di, ti, or several joined by +,
+            such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change for all
+            queries), generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
         norm: linf or l2.
         epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
