@@ -42,6 +42,44 @@ def test_all_numbers_of_a_random_ranking_are_near_chance():
     assert metrics.map == pytest.approx(metrics.average_precision.mean().item())
 
 
+def test_every_interval_by_hand():
+    # One query of four finds its item first; the others find it second, far away. Of four draws that one is drawn 0
+    # times in 32 % of the cases, 3 times or more in 5.1 % and 4 times in 0.4 %: means end at shares of 0 and 3/4.
+    near, far = torch.ones(1, 8, dtype=torch.int8), -torch.ones(3, 8, dtype=torch.int8)
+    labels = torch.tensor([[1, 0]])
+    metrics = evaluate_retrieval(
+        torch.cat([near, far]), labels.expand(4, 2), torch.cat([near, far[:1]]), torch.eye(2), k_paper=2
+    )
+    assert (metrics.map, metrics.map_interval) == (0.625, (0.5, 0.875))  # of average precisions 1, 1/2, 1/2, 1/2
+    assert (metrics.map_paper, metrics.map_paper_interval) == (0.625, (0.5, 0.875))
+    for name in ("precision_at", "recall_at", "ndcg_at", "map_at"):
+        assert (getattr(metrics, name), getattr(metrics.intervals, name)) == ({1: 0.25}, {1: (0.0, 0.75)}), name
+    assert (metrics.success_rate_at, metrics.intervals.success_rate_at) == ({1: 0.75}, {1: (0.25, 1.0)})
+    assert metrics.intervals.precision_within_radius_2 == (0.0, 0.75)
+
+
+def test_intervals_hold_the_means_and_are_the_same_again():
+    sets = *random_set(40, 0), *random_set(2000, 1)
+    metrics, again = evaluate_retrieval(*sets), evaluate_retrieval(*sets)
+    assert metrics.map_paper_interval[0] < metrics.map_paper < metrics.map_paper_interval[1]
+    intervals = metrics.intervals.flat()
+    assert len(intervals) == 5 * 4 + 1
+    for name, mean in vars(metrics.chance).items():  # the names of what has an interval
+        measured, ends = getattr(metrics, name), getattr(metrics.intervals, name)
+        pairs = [(measured, ends)] if isinstance(mean, float) else [(measured[rank], ends[rank]) for rank in mean]
+        assert all(low <= value <= high for value, (low, high) in pairs), name
+    assert (metrics.map_interval, metrics.map_paper_interval) == (again.map_interval, again.map_paper_interval)
+    assert metrics.intervals == again.intervals
+
+
+def test_queries_that_are_all_alike_have_intervals_of_no_width():
+    codes, labels = random_set(1, 0)
+    metrics = evaluate_retrieval(codes.expand(7, -1), labels.expand(7, -1), *random_set(100, 1))
+    assert metrics.map_interval == pytest.approx((metrics.map, metrics.map), abs=1e-15)
+    assert metrics.intervals.flat() == [(low, low) for low, _ in metrics.intervals.flat()]
+    assert metrics.intervals.ndcg_at == {rank: (value, value) for rank, value in metrics.ndcg_at.items()}
+
+
 def test_the_histogram_holds_every_pair_once():
     metrics = evaluate_retrieval(*random_set(8, 0), *random_set(100, 1))
     assert len(metrics.distance_histogram.relevant) == len(metrics.distance_histogram.irrelevant) == 17
@@ -69,6 +107,9 @@ def test_json_is_whole_small_and_finite():
     assert values["chance"]["ndcg_at"] == {str(n): value for n, value in metrics.chance.ndcg_at.items()}
     assert values["success_rate_at"] == {str(n): value for n, value in metrics.success_rate_at.items()}
     assert values["map_interval"] == list(metrics.map_interval)
+    assert values["map_paper_interval"] == list(metrics.map_paper_interval)
+    assert values["intervals"]["ndcg_at"] == {str(n): list(ends) for n, ends in metrics.intervals.ndcg_at.items()}
+    assert list(values["intervals"]) == list(values["chance"])
     assert values["precision_recall"]["recall"][-1] == 1.0
     assert values["distance_histogram"]["relevant"] == list(metrics.distance_histogram.relevant)
     assert "average_precision" not in values

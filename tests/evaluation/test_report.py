@@ -167,11 +167,35 @@ def test_what_is_measured_at_rank_and_in_trials_is_drawn_and_written(tmp_path: P
     found = json.loads((tmp_path / "tried/report.json").read_text())["clean"]
     rows = {line.split(" | ")[0]: line.rstrip(" |").split(" | ")[1:] for line in markdown.splitlines()}
     assert rows["| at rank"] == list(found["ndcg_at"]) == ["1", "10"]
-    assert rows["| nDCG, clean"] == [f"{value:.3f}" for value in found["ndcg_at"].values()]
+    ends = found["intervals"]["ndcg_at"]
+    assert rows["| nDCG, clean"] == [
+        f"{value:.3f} ({ends[rank][0]:.3f} to {ends[rank][1]:.3f})" for rank, value in found["ndcg_at"].items()
+    ]
     assert rows["| nDCG, chance"] == [f"{value:.3f}" for value in found["chance"]["ndcg_at"].values()]
     assert rows["| epsilon of the trials"] == ["8/255", "128/255"]
     assert [cells for name, cells in rows.items() if name == "| MAP"] == [["0.432", "0.234"]]
     assert "0.321 | 0.123" in markdown
+
+
+def test_a_mean_stands_with_its_interval_and_a_report_of_an_older_version_without(tmp_path: Path):
+    aimed = {"t_map_clean": 0.2, "t_map_attacked": 0.9, "t_map_attacked_interval": [0.81, 0.95], "t_map_chance": 0.3}
+    new = make_run(tmp_path / "new", attack=ATTACK | {"targeted": True}, **aimed)
+    page, markdown = write(tmp_path / "out", new)
+    content = json.loads((new / "report.json").read_text())
+    for state in ("clean", "attacked"):
+        for key in ("map", "map_paper"):
+            low, high = content[state][f"{key}_interval"]
+            assert f"{content[f'{state}_{key}']:.3f} {low:.3f} to {high:.3f}" in page.text
+            assert f"{content[f'{state}_{key}']:.3f} ({low:.3f} to {high:.3f})" in markdown
+    assert "0.900 0.810 to 0.950" in page.text
+    assert "| 0.200 | 0.900 (0.810 to 0.950) | 0.300 |" in markdown
+    for state in ("clean", "attacked"):
+        content[state] = {key: value for key, value in content[state].items() if "interval" not in key}
+    old = make_run(tmp_path / "old", clean=content["clean"], attacked=content["attacked"])
+    _, markdown = write(tmp_path / "again", old)
+    assert "(0." not in markdown.partition("| model |")[2]
+    assert f"| {content['clean_map']:.3f} | {content['attacked_map']:.3f} |" in markdown
+    assert 'class="interval"' not in (tmp_path / "again/report.html").read_text(encoding="utf-8")
 
 
 def test_names_with_markup_are_shown_and_not_obeyed(tmp_path: Path):

@@ -244,6 +244,9 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
     assert 0 < report["t_map_chance"] < 1
+    for name in ("t_map_clean", "t_map_attacked", "bit_flip_rate"):
+        low, high = report[f"{name}_interval"]
+        assert 0 <= low < report[name] < high <= 1
 
 
 def test_no_item_for_a_target_gets_an_answer(

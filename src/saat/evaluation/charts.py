@@ -56,7 +56,10 @@ def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what is measured at rank N, over N, of each model: clean solid, attacked dashed, chance dotted."""
+    """Return what is measured at rank N, over N, of each model: clean solid, attacked dashed, chance dotted.
+
+    A band around a line is the 95 % interval of its values; reports of older versions have none.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 5.6), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True, sharey=True)
@@ -65,6 +68,8 @@ def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
             for color, (name, report) in zip(COLORS, models.items(), strict=False):
                 for state, line in LINES.items():
                     _draw_values(axes, report[state][key], f"o{line}", color=color, label=f"{state}: {name}")
+                    if "intervals" in report[state]:
+                        _draw_band(axes, report[state]["intervals"][key], color)
             _draw_values(axes, chance[key], ":", color=TEXT, label="chance")
             _mark(axes, [float(rank) for rank in chance[key]])
             axes.set(title=title, ylim=(0, 1.04))
@@ -107,6 +112,12 @@ def _draw_values(axes: Axes, values: Mapping[str, float], line: str, *, unit: fl
     """Draw values by the number that each has as its key in a report, times `unit`."""
     places = [float(key) * unit for key in values]
     axes.plot(places, list(values.values()), line, linewidth=2, markersize=4, clip_on=False, **style)
+
+
+def _draw_band(axes: Axes, ends: Mapping[str, Sequence[float]], color: str) -> None:
+    """Fill what lies between the ends of intervals, each by the number that it has as its key in a report."""
+    low, high = zip(*ends.values(), strict=True)
+    axes.fill_between([float(key) for key in ends], low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def _mark(axes: Axes, places: Sequence[float]) -> None:

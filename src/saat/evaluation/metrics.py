@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 import torch
 from torch import Tensor
@@ -11,13 +11,14 @@ from torch import Tensor
 from saat.errors import ArgumentError
 from saat.evaluation import gains, ranking
 from saat.evaluation.code_statistics import bit_entropies, count_distinct
-from saat.evaluation.intervals import bootstrap_interval
+from saat.evaluation.intervals import bootstrap_intervals
 from saat.evaluation.pairs import check_pairs
 from saat.evaluation.ranking import RankingCounts
+from saat.evaluation.top_metrics import TopMetrics, top_values
 from saat.hamming import check_codes
 
-RANKS = (1, 10, 100, 1000)
 RECALL_GRID = tuple(step / 50 for step in range(1, 51))
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -47,45 +48,22 @@ class DistanceHistogram:
 
 
 @dataclass(frozen=True)
-class TopMetrics:
-    """What the first results hold, as means over queries, for each rank of `RANKS` up to the database's size.
-
-    Args:
-        precision_at: mean precision among the first n items.
-        recall_at: mean share of the relevant items found among the first n.
-        ndcg_at: mean normalized discounted cumulative gain of the first n.
-        map_at: mean average precision of the first n, divided by min(n, relevant); ties in expectation.
-        success_rate_at: share of queries with nothing relevant among the first n, what an attack wants.
-        precision_within_radius_2: mean precision within Hamming radius 2; a query with no item there counts 0.
-    """
-
-    precision_at: dict[int, float]
-    recall_at: dict[int, float]
-    ndcg_at: dict[int, float]
-    map_at: dict[int, float]
-    success_rate_at: dict[int, float]
-    precision_within_radius_2: float
-
-    def to_json(self) -> dict[str, object]:
-        """Return all values, ready for `json.dumps`."""
-        return {name: _text_keys(value) for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True)
 class RetrievalMetrics:
     """How well query codes find database items that share a label.
 
     Args:
         map: mean average precision over the whole ranking, expected over the orders of equal distances.
         map_standard_error: the standard error of `map` over queries.
-        map_interval: the 95 % bootstrap interval of `map` over queries.
+        map_interval: the 95 % bootstrap interval of `map` over queries, on the same draws as every other interval.
         map_paper: MAP@k by the papers' convention: ties by ascending row, divided by the hits in the top k.
+        map_paper_interval: of `map_paper`.
         k_paper: that k.
         chance_map_paper: `map_paper` of a random ranking.
         chance_map: the MAP of a random ranking, which is also that of a constant code.
         relevant_share: the mean share of the database that is relevant to a query; `chance_map` tends to it.
-        precision_at, recall_at, ndcg_at, map_at, success_rate_at, precision_within_radius_2: see `TopMetrics`.
+        precision_at, recall_at, ndcg_at, map_at, success_rate_at, precision_within_radius_2: means of `TopMetrics`.
         chance: the same of a random ranking.
+        intervals: their 95 % bootstrap intervals.
         precision_recall: the mean curve.
         distance_histogram: distances of all pairs.
         distinct_codes: how many different codes the database has.
@@ -102,8 +80,9 @@ class RetrievalMetrics:
 
     map: float
     map_standard_error: float
-    map_interval: tuple[float, float]
+    map_interval: Interval
     map_paper: float
+    map_paper_interval: Interval
     k_paper: int
     chance_map_paper: float
     chance_map: float
@@ -114,7 +93,8 @@ class RetrievalMetrics:
     map_at: dict[int, float]
     success_rate_at: dict[int, float]
     precision_within_radius_2: float
-    chance: TopMetrics
+    chance: TopMetrics[float]
+    intervals: TopMetrics[Interval]
     precision_recall: PrecisionRecall
     distance_histogram: DistanceHistogram
     distinct_codes: int
@@ -131,12 +111,7 @@ class RetrievalMetrics:
     def to_json(self) -> dict[str, object]:
         """Return everything but the per-query values, ready for `json.dumps`."""
         per_query = ("average_precision", "chance_average_precision")
-        values = {name: _text_keys(value) for name, value in vars(self).items() if name not in per_query}
-        values["map_interval"] = list(self.map_interval)
-        values["chance"] = self.chance.to_json()
-        values["precision_recall"] = {name: list(value) for name, value in vars(self.precision_recall).items()}
-        values["distance_histogram"] = {name: list(value) for name, value in vars(self.distance_histogram).items()}
-        return values
+        return {name: _plain(value) for name, value in vars(self).items() if name not in per_query}
 
 
 def evaluate_retrieval(
@@ -180,24 +155,24 @@ def evaluate_retrieval(
     precision = ranking.average_precision(counts)
     chance_counts = ranking.chance_counts(counts)
     chance = ranking.average_precision(chance_counts)
-    top = top_metrics(counts)
+    paper = ranking.average_precision_at_k_paper(*arguments, k=k_paper)
+    top, chance_top = top_values(counts), top_values(chance_counts)
+    means = top.filled(map(_mean, top.flat()))
+    map_interval, map_paper_interval, *ends = bootstrap_intervals(torch.stack([precision, paper, *top.flat()], dim=1))
     entropies = bit_entropies(database_codes)
     return RetrievalMetrics(
         map=precision.mean().item(),
         map_standard_error=standard_error(precision),
-        map_interval=bootstrap_interval(precision),
-        map_paper=ranking.average_precision_at_k_paper(*arguments, k=k_paper).mean().item(),
+        map_interval=map_interval,
+        map_paper=paper.mean().item(),
+        map_paper_interval=map_paper_interval,
         k_paper=k_paper,
         chance_map_paper=ranking.chance_average_precision_at_k_paper(counts, k=k_paper).mean().item(),
         chance_map=chance.mean().item(),
         relevant_share=(counts.relevant.sum() / counts.items.sum()).item(),
-        precision_at=top.precision_at,
-        recall_at=top.recall_at,
-        ndcg_at=top.ndcg_at,
-        map_at=top.map_at,
-        success_rate_at=top.success_rate_at,
-        precision_within_radius_2=top.precision_within_radius_2,
-        chance=top_metrics(chance_counts),
+        **vars(means),
+        chance=chance_top.filled(map(_mean, chance_top.flat())),
+        intervals=top.filled((_round(low), _round(high)) for low, high in ends),
         precision_recall=precision_recall(counts),
         distance_histogram=distance_histogram(counts),
         distinct_codes=count_distinct(database_codes),
@@ -210,19 +185,6 @@ def evaluate_retrieval(
         queries_without_label=int((~labeled).sum()),
         average_precision=precision,
         chance_average_precision=chance,
-    )
-
-
-def top_metrics(counts: RankingCounts) -> TopMetrics:
-    """Measure what the first results of all queries hold. With `chance_counts`, that of a random ranking."""
-    ranks = [rank for rank in RANKS if rank <= int(counts.items[0].sum())]
-    return TopMetrics(
-        precision_at={rank: _mean(gains.precision_at(counts, rank)) for rank in ranks},
-        recall_at={rank: _mean(gains.recall_at(counts, rank)) for rank in ranks},
-        ndcg_at={rank: _mean(gains.ndcg_at(counts, rank)) for rank in ranks},
-        map_at={rank: _mean(ranking.average_precision(counts, k=rank)) for rank in ranks},
-        success_rate_at={rank: _mean(gains.success_rate_at(counts, rank)) for rank in ranks},
-        precision_within_radius_2=_mean(gains.precision_within(counts, 2)),
     )
 
 
@@ -276,9 +238,13 @@ def standard_error(values: Tensor) -> float:
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else 0.0
 
 
-def _text_keys(value: object) -> object:
-    """Return a dict with its keys as text, as JSON has them; anything else as it is."""
-    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else value
+def _plain(value: object) -> object:
+    """Return a value as JSON has it: fields by name, keys as text, and lists."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _mean(values: Tensor) -> float:

@@ -175,6 +175,7 @@ def write_suite(
             "map": member.metrics.map,
             "map_paper": member.metrics.map_paper,
             "map_interval": list(member.metrics.map_interval),
+            "map_paper_interval": list(member.metrics.map_paper_interval),
             "map_before_rounding": member.map_before_rounding,
             "model_evaluations": member.model_evaluations,
             "seconds": member.seconds,

@@ -16,6 +16,7 @@ from saat import __version__
 from saat.data.catalog import DataOptions
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
+from saat.evaluation.intervals import bootstrap_intervals
 from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval
 from saat.evaluation.sanity import Flag
 from saat.hamming import sign_codes
@@ -95,6 +96,8 @@ class Outcome:
         splits = self.subject.splits
         attacked, clean_codes = self.measure(self.attacked), sign_codes(self.codes.query_logits)
         clean_images = splits.query.images.float() / 255.0
+        flipped = bit_flip_rate(clean_codes, self.attacked)
+        [flipped_interval] = bootstrap_intervals(flipped[:, None])
         self._save_images(out / "adversarial.safetensors")
         report: dict[str, Any] = {
             "saat": __version__,
@@ -117,7 +120,8 @@ class Outcome:
             "chance_map_paper": clean.chance_map_paper,
             "clean": clean.to_json(),
             "attacked": attacked.to_json(),
-            "bit_flip_rate": bit_flip_rate(clean_codes, self.attacked).mean().item(),
+            "bit_flip_rate": flipped.mean().item(),
+            "bit_flip_rate_interval": list(flipped_interval),
             "change": _finite(summarize_change(self.adversarial, clean_images)),
             "attack": attack,
             "examples": write_examples(
@@ -135,9 +139,10 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            toward = self.measure(clean_codes, self.targets)
-            report["t_map_clean"] = toward.map
-            report["t_map_attacked"] = self.measure(self.attacked, self.targets).map
+            for state, codes in (("clean", clean_codes), ("attacked", self.attacked)):
+                toward = self.measure(codes, self.targets)
+                report[f"t_map_{state}"] = toward.map
+                report[f"t_map_{state}_interval"] = list(toward.map_interval)
             report["t_map_chance"] = toward.chance_map
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
