@@ -300,6 +300,22 @@ def test_the_first_line_says_what_makes_the_numbers_unreliable(
     assert '"unreliable": true' in "".join(file.read_text().splitlines()[:6])
 
 
+def test_a_report_says_first_which_of_its_runs_are_unreliable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.train_size=50", "--data.query_size=20", "--data.database_size=100"]
+    for model in ("own_model", "constant_model"):
+        words = ["attack", f"--model={__name__}:{model}", f"--out={tmp_path / model}", "--steps=1", "--quiet", *data]
+        assert main(words) == 0
+    runs = [str(tmp_path / model) for model in ("own_model", "constant_model")]
+    assert main(["report", *runs, "--names", "sound", "constant", "--out", str(tmp_path / "report")]) == 0
+    *flags, last = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["constant"]["flags"]
+    assert flags == [f"unreliable: constant: {flag['name']}: {flag['message']}" for flag in found]
+    assert "collapsed-codes" in flags[0]
+    assert last.startswith("report: ")
+
+
 def test_a_sound_model_is_not_marked(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", f"--checkpoint={plain}", f"--out={tmp_path}"]) == 0
     assert "unreliable" not in capsys.readouterr().out
