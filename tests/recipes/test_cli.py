@@ -407,7 +407,13 @@ def test_options_that_cannot_be_parsed_get_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("words", "then"), [(["train", "--out=y"], "goes on"), (["attack", "--out=y"], "starts again")]
+    ("words", "then"),
+    [
+        (["train", "--out=y"], "goes on"),
+        (["attack", "--out=y"], "starts again"),
+        (["evaluate", "x", "--out=y"], "starts again"),
+        (["evaluate", "x", "--out=y", "--suite=fast"], "goes on"),
+    ],
 )
 def test_a_stop_says_what_the_same_command_does(
     words: list[str], then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -418,6 +424,11 @@ def test_a_stop_says_what_the_same_command_does(
     monkeypatch.setattr("saat.cli.COMMANDS", {words[0]: replace(COMMANDS[words[0]], run=stopped)})
     assert main(words) == 130
     assert f"stopped; the same command {then}" in capsys.readouterr().err
+
+
+def test_what_a_command_resumes_with_is_an_option_of_it() -> None:
+    for command in COMMANDS.values():
+        assert not command.resumes or command.resumes in command.config.__dataclass_fields__
 
 
 def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
