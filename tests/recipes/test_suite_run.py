@@ -159,6 +159,15 @@ def test_both_files_of_a_run_have_the_same_flags(tiny: Path, tmp_path: Path, mon
     assert metrics["corruptions"]
 
 
+@pytest.mark.usefixtures("short_trials")
+def test_a_budget_that_8_bits_cut_is_flagged(whole: Path, tiny: Path, tmp_path: Path) -> None:
+    assert main(words(tiny, tmp_path, "--epsilon=1.99/255", "--data.query_size=60")) == 0
+    report = numbers(tmp_path)
+    assert "lost-to-rounding" in [flag["name"] for flag in report["flags"]]
+    assert all(found["map_before_rounding"] < found["map"] for found in report["attack"]["members"].values())
+    assert "lost-to-rounding" not in [flag["name"] for flag in numbers(whole)["flags"]]
+
+
 def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "saat", *words(tiny, tmp_path)]
     process = subprocess.Popen(command, env=os.environ)

@@ -171,13 +171,14 @@ def write_suite(
         trials=result.trials,
         white=white,
         black=black,
+        before_rounding=result.before_rounding(),
     )
     members = {
         name: {
             "map": member.metrics.map,
             "map_paper": member.metrics.map_paper,
             "map_interval": list(member.metrics.map_interval),
-            "map_before_rounding": member.map_before_rounding,
+            "map_before_rounding": member.before_rounding.mean().item(),
             "model_evaluations": member.model_evaluations,
             "seconds": member.seconds,
         }
