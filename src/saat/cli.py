@@ -32,20 +32,20 @@ from saat.recipes import (
 )
 
 COMMANDS: Mapping[str, Command] = {
-    "demo": Command(demo.DemoConfig, demo.demo, {}, resumes=True),
-    "train": Command(train.TrainConfig, train.train, train.PRESETS, resumes=True),
+    "demo": Command(demo.DemoConfig, demo.demo, {}, resumes="out"),
+    "train": Command(train.TrainConfig, train.train, train.PRESETS, resumes="out"),
     "attack": Command(attack.AttackConfig, attack.attack, attack.PRESETS, places=("checkpoint",)),
-    "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS, resumes=True, places=("checkpoint",)),
-    "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes=True, places=("checkpoint",)),
-    "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes=True, places=("checkpoint",)),
+    "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS, resumes="out", places=("checkpoint",)),
+    "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes="suite", places=("checkpoint",)),
+    "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes="out", places=("checkpoint",)),
     "detect": Command(detect.DetectConfig, detect.detect, {}, places=("checkpoint",)),
     "plant": Command(plant.PlantConfig, plant.plant, {}, places=("checkpoint",)),
     "report": Command(report.ReportConfig, report.report, {}, places=("runs",)),
     "leaderboard": Command(leaderboard.LeaderboardConfig, leaderboard.leaderboard, {}, places=("cards",)),
-    "index build": Command(index.BuildConfig, index.build, {}, resumes=True, places=("checkpoint", "images")),
-    "index add": Command(index.AddConfig, index.add, {}, resumes=True, places=("index", "images")),
+    "index build": Command(index.BuildConfig, index.build, {}, resumes="out", places=("checkpoint", "images")),
+    "index add": Command(index.AddConfig, index.add, {}, resumes="index", places=("index", "images")),
     "index remove": Command(index.RemoveConfig, index.remove, {}, places=("index",)),
-    "index push": Command(push.PushConfig, push.push, {}, resumes=True, places=("index",)),
+    "index push": Command(push.PushConfig, push.push, {}, resumes="to", places=("index",)),
     "index info": Command(index.InfoConfig, index.info, {}, places=("index",)),
     "index verify": Command(index.VerifyConfig, index.verify, {}, places=("index",)),
     "search": Command(search.SearchConfig, search.search, {}, places=("index", "image")),
@@ -82,9 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that `--model mine:factory` finds mine.py in the folder where the user stands
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    command = COMMANDS[words]
+    command, config = COMMANDS[words], None
     try:
-        command.run(parse(words, command, typed[len(words.split()) :]))
+        config = parse(words, command, typed[len(words.split()) :])
+        command.run(config)
     except SaatError as error:
         print(f"saat {words}: {error}", file=sys.stderr)
         return 2
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"saat {words}: {error.strerror or error}: {error.filename}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        then = "goes on from what was saved" if command.resumes else "starts again from the beginning"
+        goes_on = command.resumes and getattr(config, command.resumes, None)
+        then = "goes on from what was saved" if goes_on else "starts again from the beginning"
         print(f"saat {words}: stopped; the same command {then}", file=sys.stderr)
         return 130
     return 0

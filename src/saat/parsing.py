@@ -27,14 +27,14 @@ class Command:
         run: what it calls.
         presets: its published settings.
         places: options whose names may be left out where their values stand first.
-        resumes: whether the same command goes on after a stop.
+        resumes: the option with which the same command goes on after a stop; none if it starts again.
     """
 
     config: type[Any]
     run: Callable[[Any], object]
     presets: Mapping[str, dict[str, Any]]
     places: tuple[str, ...] = ()
-    resumes: bool = False
+    resumes: str = ""
 
 
 class FractionLoader(yaml.SafeLoader):

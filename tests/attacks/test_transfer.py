@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.threat import ThreatModel
-from saat.attacks.transfer import TRANSFER_RULES, TransferPGD, blur_gradient, joined_rules, shrink, shrink_randomly
+from saat.attacks.transfer import (
+    TRANSFER_RULES,
+    TransferPGD,
+    blur_gradient,
+    joined_name,
+    joined_rules,
+    shrink,
+    shrink_randomly,
+)
 from saat.errors import ArgumentError
 from saat.runtime import make_generator
 from saat.types import CodeObjective
@@ -281,11 +289,25 @@ def test_rules_joined_by_plus_are_all_there_in_any_order():
         assert all(other[option] == value for option, value in one.items() if option in other)  # so none is lost
 
 
+def test_joined_rules_have_one_name_and_two_names_mean_two_searches():
+    named = {}
+    for count in range(1, len(TRANSFER_RULES) + 1):
+        for parts in itertools.permutations(TRANSFER_RULES, count):
+            options = tuple(sorted(joined_rules("+".join(parts)).items()))
+            named.setdefault(options, set()).add(joined_name("+".join(parts)))
+    names = [name for found in named.values() for name in found]
+    assert len(names) == len(set(names)) == len(named)
+    assert all(joined_name(name) == name for name in names)
+    assert {*TRANSFER_RULES, "di+ti", "si-ni+di+ti"} < set(names)
+
+
 @pytest.mark.parametrize("name", ["pgd+di", "di+di", "di+", "+", "di+tii"])
 def test_what_cannot_be_joined_gets_an_answer(name):
     message = f"`search` joins only mi, ni, si-ni, vmi, di, ti by +, each once; got '{name}'"
     with pytest.raises(ArgumentError, match=re.escape(message)):
         joined_rules(name)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        joined_name(name)
 
 
 @pytest.mark.parametrize("rule", sorted(set(TRANSFER_RULES) - DRAWING))

@@ -10,7 +10,7 @@ from planted import Constant, Linear, Masked, Randomized, Scene, scene
 from saat.attacks.goals import SemanticGoal
 from saat.evaluation import sanity
 from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
-from saat.evaluation.suite import BLACK_BOX, MEMBERS
+from saat.evaluation.suite import BLACK_BOX, MEMBERS, round_to_8_bits
 from saat.evaluation.trials import run_trials
 from saat.hamming import sign_codes
 
@@ -195,6 +195,21 @@ def test_an_attack_toward_the_own_labels_is_flagged():
     assert names(flags) == ["attacked-above-clean", "overlap"]
 
 
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "lost"),
+    [("linf", 1 / 255, False), ("linf", 1.9 / 255, True), ("l2", 0.5, False)],
+)
+def test_a_budget_between_gray_levels_is_lost_to_rounding(norm, epsilon, lost):
+    place = scene(Linear(), norm=norm, epsilon=epsilon, noise=0.25)
+    images = place.batch.images
+    found, _ = MEMBERS["away-from-mainstay"](place.batch)
+    saved = round_to_8_bits(found, (images * 255.0).round().to(torch.uint8), place.batch.threat) / 255.0
+    clean, exact, rounded = (place.measure(each) for each in (images, found, saved))
+    worst = replace(rounded, average_precision=torch.minimum(rounded.average_precision, clean.average_precision))
+    flags = sanity.find_flags(clean, worst, logits=place.logits, overlap=0, before_rounding=exact.average_precision)
+    assert names(flags) == ["lost-to-rounding"] * lost
+
+
 def values(*means: float, spread: float = 0.0) -> list[torch.Tensor]:
     """One tensor of 100 queries for each mean; the same noise in all, and a noise of its own in each."""
     shared = torch.linspace(-0.1, 0.1, 100, dtype=torch.float64)
@@ -233,6 +248,17 @@ def test_black_boxes_win_only_by_more_than_noise():
     assert flag.message.endswith("MAP black 0.4000, white 0.5000")
 
 
+def test_rounding_may_undo_a_tenth_of_what_is_taken():
+    clean, before = values(0.8, 0.3)
+    assert sanity.lost_to_rounding(clean, before, before + 0.049) is None
+    flag = sanity.lost_to_rounding(clean, before, before + 0.1)
+    assert flag is not None
+    assert "20% of what the attacks take: MAP 0.3000 before, 0.4000 after" in flag.message
+    noisy = before + torch.tensor([1.1, -0.9], dtype=torch.float64).repeat(50)  # leads by 0.1, with noise of 0.1
+    assert sanity.lost_to_rounding(clean, before, noisy) is None
+    assert sanity.lost_to_rounding(clean, clean + 0.1, clean) is None  # clean images count where attacks take nothing
+
+
 def test_only_the_largest_radius_is_held_against_chance():
     a, b, chance = values(0.6, 0.2, 0.3)
     assert sanity.large_radius_above_chance({1.0: a, 2.0: b}, chance) is None
@@ -253,7 +279,7 @@ def test_every_flag_has_its_section_in_the_documentation():
     raised = set(re.findall(r'Flag\(\s*"([a-z-]+)"', inspect.getsource(sanity)))
     text = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## ([a-z-]+)\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL))
-    assert len(raised) == 11
+    assert len(raised) == 12
     assert sections.keys() == raised
     for section in sections.values():
         for part in ("**Raised if**", "**Meaning.**", "**What to do.**"):

@@ -18,7 +18,7 @@ from saat.attacks.prototype import fit_prototypes
 from saat.cli import main
 from saat.data.catalog import DataOptions
 from saat.models.hash_model import HashModel
-from saat.recipes.attack import PRESETS
+from saat.recipes.attack import PRESETS, AttackConfig
 from saat.recipes.attacker import TRAINED, draw_targets
 from saat.recipes.subject import Subject, load_subject
 
@@ -152,6 +152,12 @@ def test_what_does_not_go_together_is_named(more: list[str], message: str, capsy
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_a_joined_search_has_one_name_in_reports() -> None:
+    for typed in ("di+ti", "ti+di", "ti+mi+di"):
+        assert AttackConfig(out=Path("y"), search=typed).search == "di+ti"
+    assert AttackConfig(out=Path("y"), search="ni+si-ni").search == "si-ni"
 
 
 def test_a_step_is_an_eighth_of_the_radius_unless_given(tiny: Path, tmp_path: Path) -> None:

@@ -303,6 +303,22 @@ def test_the_first_line_says_what_makes_the_numbers_unreliable(
     assert '"unreliable": true' in "".join(file.read_text().splitlines()[:6])
 
 
+def test_a_report_says_first_which_of_its_runs_are_unreliable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.train_size=50", "--data.query_size=20", "--data.database_size=100"]
+    for model in ("own_model", "constant_model"):
+        words = ["attack", f"--model={__name__}:{model}", f"--out={tmp_path / model}", "--steps=1", "--quiet", *data]
+        assert main(words) == 0
+    runs = [str(tmp_path / model) for model in ("own_model", "constant_model")]
+    assert main(["report", *runs, "--names", "sound", "constant", "--out", str(tmp_path / "report")]) == 0
+    *flags, last = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["constant"]["flags"]
+    assert flags == [f"unreliable: constant: {flag['name']}: {flag['message']}" for flag in found]
+    assert "collapsed-codes" in flags[0]
+    assert last.startswith("report: ")
+
+
 def test_a_sound_model_is_not_marked(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", f"--checkpoint={plain}", f"--out={tmp_path}"]) == 0
     assert "unreliable" not in capsys.readouterr().out
@@ -394,7 +410,13 @@ def test_options_that_cannot_be_parsed_get_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("words", "then"), [(["train", "--out=y"], "goes on"), (["attack", "--out=y"], "starts again")]
+    ("words", "then"),
+    [
+        (["train", "--out=y"], "goes on"),
+        (["attack", "--out=y"], "starts again"),
+        (["evaluate", "x", "--out=y"], "starts again"),
+        (["evaluate", "x", "--out=y", "--suite=fast"], "goes on"),
+    ],
 )
 def test_a_stop_says_what_the_same_command_does(
     words: list[str], then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -405,6 +427,11 @@ def test_a_stop_says_what_the_same_command_does(
     monkeypatch.setattr("saat.cli.COMMANDS", {words[0]: replace(COMMANDS[words[0]], run=stopped)})
     assert main(words) == 130
     assert f"stopped; the same command {then}" in capsys.readouterr().err
+
+
+def test_what_a_command_resumes_with_is_an_option_of_it() -> None:
+    for command in COMMANDS.values():
+        assert not command.resumes or command.resumes in command.config.__dataclass_fields__
 
 
 def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.result_card import check_result_card
 from saat.evaluation.suite import SUITES
 from saat.hamming import sign_codes
-from saat.models.hash_model import encode_logits
+from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.evaluate import EvaluateConfig, suite_options
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import Subject, load_subject
@@ -143,6 +143,29 @@ def test_every_member_of_the_larger_suites_runs(suite: str, tiny: Path, tmp_path
     for name, images in saved_members(tmp_path, suite).items():
         assert 0 < int((images.int() - clean).abs().max()) <= 8, name
         assert members[name]["model_evaluations"] >= len(clean)
+
+
+@pytest.mark.usefixtures("short_trials")
+def test_both_files_of_a_run_have_the_same_flags(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = HashModel.forward
+    noise = lambda images: 0.05 * torch.randn_like(images)  # noqa: E731
+    monkeypatch.setattr(HashModel, "forward", lambda self, images: forward(self, images + noise(images)))
+    assert main(words(tiny, tmp_path, "--steps=2", "--corruptions")) == 0
+    report, metrics = (json.loads((tmp_path / name).read_text()) for name in ("report.json", "metrics.json"))
+    assert "unstable-model" in [flag["name"] for flag in report["flags"]]
+    assert metrics["unreliable"] is report["unreliable"] is True
+    assert metrics["flags"] == report["flags"]
+    assert metrics["map"] == report["clean_map"]
+    assert metrics["corruptions"]
+
+
+@pytest.mark.usefixtures("short_trials")
+def test_a_budget_that_8_bits_cut_is_flagged(whole: Path, tiny: Path, tmp_path: Path) -> None:
+    assert main(words(tiny, tmp_path, "--epsilon=1.99/255", "--data.query_size=60")) == 0
+    report = numbers(tmp_path)
+    assert "lost-to-rounding" in [flag["name"] for flag in report["flags"]]
+    assert all(found["map_before_rounding"] < found["map"] for found in report["attack"]["members"].values())
+    assert "lost-to-rounding" not in [flag["name"] for flag in numbers(whole)["flags"]]
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, tiny: Path, tmp_path: Path) -> None:

@@ -36,11 +36,29 @@ def joined_rules(name: str) -> dict[str, Any]:
     >>> joined_rules("di+ti")
     {'momentum': 1.0, 'diversity': 0.5, 'kernel_size': 15}
     """
+    return {option: value for part in _parts(name) for option, value in TRANSFER_RULES[part].items()}
+
+
+def joined_name(name: str) -> str:
+    """Return the one name of rules joined by `+`: in the order of `TRANSFER_RULES`, without what others contain.
+
+    Raises:
+        ArgumentError: a part is no transfer rule, or is there twice.
+
+    >>> joined_name("ti+mi+di")
+    'di+ti'
+    """
+    parts = _parts(name)
+    contained = [one for one in parts for other in parts if TRANSFER_RULES[one].items() < TRANSFER_RULES[other].items()]
+    return "+".join(rule for rule in TRANSFER_RULES if rule in parts and rule not in contained)
+
+
+def _parts(name: str) -> list[str]:
     parts = name.split("+")
     if len(set(parts)) < len(parts) or not TRANSFER_RULES.keys() >= set(parts):
         rule = f"joins only {', '.join(TRANSFER_RULES)} by +, each once"
         raise ArgumentError(f"`search` {rule}; got {name!r}")
-    return {option: value for part in parts for option, value in TRANSFER_RULES[part].items()}
+    return parts
 
 
 def normalize_gradient(gradient: Tensor) -> Tensor:

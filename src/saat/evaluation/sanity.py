@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from saat.evaluation.metrics import RetrievalMetrics, standard_error
@@ -17,6 +18,7 @@ NOISE = 3.0  # standard errors
 SATURATED_LOGIT = 9.5  # beyond, tanh has an exactly zero float32 gradient
 MAX_SATURATED_SHARE = 0.5
 MAX_VANISHED_SHARE = 0.1
+MAX_ROUNDED_SHARE = 0.1
 MAX_INSTABILITY = 1e-3  # in units of the mean |logit|; rounding is far below
 
 
@@ -100,6 +102,22 @@ def black_box_wins(white: Mapping[str, Tensor], black: Mapping[str, Tensor]) -> 
     return Flag("black-box-wins", f"an attack that sees no gradient of the model beats those that do: MAP {found}")
 
 
+def lost_to_rounding(clean: Tensor, before: Tensor, saved: Tensor) -> Flag | None:
+    """Flag attacks that lose much of what they take when their images are rounded to 8 bits: they search off the grid.
+
+    Args:
+        clean: average precision of the clean queries, float64 (Q,).
+        before: of each query the lowest that an attack found, before its image is rounded.
+        saved: the same of the images as saved, or of the clean image.
+    """
+    before = torch.minimum(before, clean)
+    taken, lost = (clean - before).mean().item(), (saved - before).mean().item()
+    if lost <= MAX_ROUNDED_SHARE * taken or not _above(saved, before):
+        return None
+    found = f"MAP {before.mean():.4f} before, {saved.mean():.4f} after"
+    return Flag("lost-to-rounding", f"rounding to 8 bits undoes {lost / taken:.0%} of what the attacks take: {found}")
+
+
 def weak_search(steps: Mapping[int, Tensor], beyond: Tensor, chance: float) -> Flag | None:
     """Flag a search that is no better with many steps than with one, though there is something left to take.
 
@@ -161,6 +179,7 @@ def find_flags(
     trials: Trials | None = None,
     white: Mapping[str, Tensor] | None = None,
     black: Mapping[str, Tensor] | None = None,
+    before_rounding: Tensor | None = None,
 ) -> list[Flag]:
     """Return all flags of a measurement.
 
@@ -174,6 +193,7 @@ def find_flags(
         trials: of the first labeled queries, if they were run.
         white: average precision of the queries under each attack with gradients, if there are several.
         black: the same under each attack without.
+        before_rounding: the lowest average precision of each query, float64 (Q,), of images that were rounded since.
     """
     found = [
         collapsed_codes(clean),
@@ -185,6 +205,8 @@ def find_flags(
         vanished_gradients(vanished if trials is None else trials.vanished_gradients),
         unstable_model(instability if trials is None else trials.instability),
     ]
+    if attacked is not None and before_rounding is not None:
+        found.append(lost_to_rounding(clean.average_precision, before_rounding, attacked.average_precision))
     if trials is not None:
         chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
         found += [

@@ -29,7 +29,7 @@ from saat.attacks.catalog import (
 )
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
-from saat.attacks.transfer import joined_rules
+from saat.attacks.transfer import joined_name
 from saat.attacks.views import restart_draws
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
@@ -129,7 +129,7 @@ class AttackConfig(RunOptions):
         check_choice("goal", self.goal, GOALS)
         check_choice("objective", self.objective, OBJECTIVES)
         if "+" in self.search:
-            joined_rules(self.search)  # what can be joined is its rule
+            object.__setattr__(self, "search", joined_name(self.search))  # what can be joined is its rule
         else:
             check_choice("search", self.search, (*SEARCHES, *TRAINED))
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)

@@ -96,33 +96,35 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     options = suite_options(config, subject, device)
     if options is not None:
         claim_folder(options, subject)
-    measured = {str(config.checkpoint or config.model): clean}
-    stability = 0.0
-    if options is None:  # a suite looks at that in its trials, and draws nothing before
-        stability = instability(subject.model, subject.splits.query.images[:TRIAL_QUERIES].float().to(device) / 255.0)
-    overlap = subject.splits.overlap()
-    flags = find_flags(clean, None, logits=codes.query_logits, overlap=overlap, instability=stability)
-    metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags], **clean.to_json()}
-    if config.corruptions:
-        corrupted = measure_corruptions(subject, codes)
-        measured |= corrupted
+    corrupted = measure_corruptions(subject, codes) if config.corruptions else {}
+    if options is None:
+        report, page, flags = None, None, clean_flags(subject, codes, clean, device)
+    else:
+        report = write_suite(config, options, subject, codes, run_suite(options, subject, codes, device))
+        page = write_report([(report["name"], options.out)], options.out / "page")
+        flags = report["flags"]
+    metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": flags, **clean.to_json()}
+    if corrupted:
         metrics["corruptions"] = {name: found.to_json() for name, found in corrupted.items()}
     if config.out is not None:
         write_text(config.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    if options is None:
-        if not config.quiet:
-            print_flags(metrics["flags"])
-            print_metrics(measured)
-        return metrics
-    result = run_suite(options, subject, codes, device)
-    report = write_suite(config, options, subject, codes, result)
-    page = write_report([(report["name"], options.out)], options.out / "page")
     if not config.quiet:
-        print_flags(report["flags"])
-        print_metrics(measured)
-        print_suite(report)
-        print(f"report: {page}")
-    return report
+        print_flags(flags)
+        print_metrics({str(config.checkpoint or config.model): clean} | corrupted)
+        if report is not None:
+            print_suite(report)
+            print(f"report: {page}")
+    return metrics if report is None else report
+
+
+def clean_flags(
+    subject: Subject, codes: SubjectCodes, clean: RetrievalMetrics, device: torch.device
+) -> list[dict[str, str]]:
+    """Return the flags that need no attack, ready for `json.dumps`."""
+    first = subject.splits.query.images[:TRIAL_QUERIES].float().to(device) / 255.0
+    overlap, unstable = subject.splits.overlap(), instability(subject.model, first)
+    flags = find_flags(clean, None, logits=codes.query_logits, overlap=overlap, instability=unstable)
+    return [vars(flag) for flag in flags]
 
 
 def measure_corruptions(subject: Subject, codes: SubjectCodes) -> dict[str, RetrievalMetrics]:
@@ -169,6 +171,7 @@ def write_suite(
         trials=result.trials,
         white=white,
         black=black,
+        before_rounding=result.before_rounding(),
     )
     members = {
         name: {
@@ -176,7 +179,7 @@ def write_suite(
             "map_paper": member.metrics.map_paper,
             "map_interval": list(member.metrics.map_interval),
             "map_paper_interval": list(member.metrics.map_paper_interval),
-            "map_before_rounding": member.map_before_rounding,
+            "map_before_rounding": member.before_rounding.mean().item(),
             "model_evaluations": member.model_evaluations,
             "seconds": member.seconds,
         }

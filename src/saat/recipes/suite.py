@@ -76,13 +76,13 @@ class MemberResult:
 
     Args:
         metrics: of its images as saved in 8 bits.
-        map_before_rounding: MAP of the images before that.
+        before_rounding: average precision by query of the images before that, float64 (Q,).
         model_evaluations: images that went through the model.
         seconds: wall time.
     """
 
     metrics: RetrievalMetrics
-    map_before_rounding: float
+    before_rounding: Tensor
     model_evaluations: int
     seconds: float
 
@@ -113,6 +113,10 @@ class SuiteResult:
         white = {name: value for name, value in values.items() if name not in BLACK_BOX}
         return white, {name: value for name, value in values.items() if name in BLACK_BOX}
 
+    def before_rounding(self) -> Tensor:
+        """Return the lowest average precision that a member found for each query before rounding, float64 (Q,)."""
+        return torch.stack([member.before_rounding for member in self.members.values()]).amin(0)
+
 
 def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, device: torch.device) -> SuiteResult:
     """Run every member on every batch of labeled queries, and keep the worst case of each query.
@@ -138,7 +142,8 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
             seconds += float(found["seconds"])
         member_codes = sign_codes(encode_logits(subject.model, images, label=f"encode {name}", quiet=options.quiet))
         metrics = outcome.measure(member_codes)
-        members[name] = MemberResult(metrics, outcome.measure(exact_codes).map, evaluations, seconds)
+        exact = outcome.measure(exact_codes).average_precision
+        members[name] = MemberResult(metrics, exact, evaluations, seconds)
         better = rows[metrics.average_precision < lowest]
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)

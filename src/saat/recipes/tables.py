@@ -22,10 +22,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
-def print_flags(flags: Sequence[Mapping[str, str]]) -> None:
-    """Print why what follows is unreliable, a line a flag: before any number."""
+def print_flags(flags: Sequence[Mapping[str, str]], *, of: str = "") -> None:
+    """Print why what follows is unreliable, a line a flag: before any number; `of` names one model of several."""
     for flag in flags:
-        print(f"unreliable: {flag['name']}: {flag['message']}")
+        print(f"unreliable: {f'{of}: ' if of else ''}{flag['name']}: {flag['message']}")
 
 
 def print_metrics(measured: Mapping[str, RetrievalMetrics]) -> None:
