@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 
 from saat.attacks.catalog import SEARCHES
 from saat.attacks.prototype import fit_prototypes
-from saat.cli import main
+from saat.cli import COMMANDS, main
 from saat.data.catalog import DataOptions
+from saat.evaluation.report import reproduce
 from saat.models.hash_model import HashModel
+from saat.parsing import parse
 from saat.recipes.attacker import TRAINED, draw_targets
 from saat.recipes.papers import PRESETS
 from saat.recipes.subject import Subject, load_subject
@@ -84,6 +87,10 @@ def test_every_attack_runs_within_its_threat_model(name: str, tiny: Path, tmp_pa
         assert float(change.abs().max()) <= attack["epsilon"] + 1e-6
     assert attack["model_evaluations"] > 0
     assert ("t_map_attacked" in report) == attack["targeted"] == ("target_labels" in saved)
+    again = parse("attack", COMMANDS["attack"], shlex.split(reproduce(report))[2:])
+    same = ("search", "goal", "norm", "patch", "schedule", "restarts", "seed")
+    assert {key: getattr(again, key) for key in same} == {key: attack[key] for key in same}
+    assert (*again.pace(), again.epsilon) == pytest.approx((attack["steps"], attack["step_size"], attack["epsilon"]))
 
 
 def test_a_surrogate_makes_the_images_and_the_model_does_not(tiny: Path, tmp_path: Path) -> None:
