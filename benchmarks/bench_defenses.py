@@ -28,10 +28,10 @@ from saat.models.checkpoint import (
     save_checkpoint,
     weights_checksum,
 )
-from saat.recipes.attack import PRESETS as ATTACKS
 from saat.recipes.attack import AttackConfig, attack_subject
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import PRESETS, HardenConfig, harden
+from saat.recipes.papers import PRESETS as ATTACKS
 from saat.runtime import write_text
 from saat.training import FitOptions
 

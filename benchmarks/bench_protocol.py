@@ -18,11 +18,12 @@ import torch
 
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
-from saat.recipes.attack import PRESETS, AttackConfig, attack_subject
+from saat.recipes.attack import AttackConfig, attack_subject
 from saat.recipes.attacker import TRAINED
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.outcome import SubjectCodes, encode_subject
+from saat.recipes.papers import PRESETS
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.train import TrainConfig, train, versions
 from saat.runtime import RunOptions, available_cores, write_text

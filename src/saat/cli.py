@@ -23,6 +23,7 @@ from saat.recipes import (
     harden,
     index,
     leaderboard,
+    papers,
     plant,
     push,
     report,
@@ -34,7 +35,7 @@ from saat.recipes import (
 COMMANDS: Mapping[str, Command] = {
     "demo": Command(demo.DemoConfig, demo.demo, {}, resumes="out"),
     "train": Command(train.TrainConfig, train.train, train.PRESETS, resumes="out"),
-    "attack": Command(attack.AttackConfig, attack.attack, attack.PRESETS, places=("checkpoint",)),
+    "attack": Command(attack.AttackConfig, attack.attack, papers.PRESETS, places=("checkpoint",)),
     "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS, resumes="out", places=("checkpoint",)),
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes="suite", places=("checkpoint",)),
     "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes="out", places=("checkpoint",)),

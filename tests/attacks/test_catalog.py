@@ -9,6 +9,7 @@ from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.blackbox import NesAttack, SquareAttack
 from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions, make_search
+from saat.attacks.descent import GradientDescent
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
@@ -21,12 +22,13 @@ from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError
 
 KINDS = {"pgd": PGD, "fgsm": PGD, "bim": PGD, "apgd": APGD, "annealed": AnnealedPGD, "adam": AdamSearch}
-KINDS |= {"square": SquareAttack, "nes": NesAttack} | dict.fromkeys(TRANSFER_RULES, TransferPGD)
+KINDS |= {"sgd": GradientDescent, "ngd": GradientDescent, "square": SquareAttack, "nes": NesAttack}
+KINDS |= dict.fromkeys(TRANSFER_RULES, TransferPGD)
 THREATS: dict[str, Threat] = {"linf": ThreatModel(), "l2": ThreatModel("l2", 0.5), "patch": PatchThreat(0.25)}
 
 
 def options(threat: Threat = THREATS["linf"], **changes) -> SearchOptions:
-    defaults = {"steps": 3, "step_size": 2 / 255, "restarts": 1, "relaxed": False, "keep_best": True}
+    defaults = {"steps": 3, "step_size": 2 / 255, "restarts": 1, "schedule": False, "keep_best": True}
     return SearchOptions(threat=threat, precision="float32", **(defaults | changes))
 
 
@@ -66,7 +68,7 @@ def test_joined_rules_are_one_search_with_all_their_switches():
 
 
 def test_options_reach_the_search():
-    pgd = SEARCHES["pgd"](options(restarts=2, relaxed=True))
+    pgd = SEARCHES["pgd"](options(restarts=2, schedule=True))
     assert isinstance(pgd, PGD)
     assert (pgd.steps, pgd.step_size, pgd.restarts, pgd.random_start) == (3, 2 / 255, 2, True)
     assert pgd.sharpness == PAPER_SHARPNESS
@@ -76,9 +78,14 @@ def test_options_reach_the_search():
     bim = SEARCHES["bim"](options(keep_best=False))
     assert isinstance(bim, PGD)
     assert (bim.steps, bim.random_start, bim.keep_best) == (3, False, False)
-    adam = SEARCHES["adam"](options(relaxed=True, keep_best=False))
+    adam = SEARCHES["adam"](options(schedule=True, keep_best=False))
     assert isinstance(adam, AdamSearch)
     assert (adam.steps, adam.sharpness, adam.keep_best) == (3, PAPER_SHARPNESS, False)
+    for name, momentum, unit in (("sgd", 0.9, False), ("ngd", 0.0, True)):
+        descent = SEARCHES[name](options(schedule=True, keep_best=False))
+        assert isinstance(descent, GradientDescent)
+        assert (descent.steps, descent.step_size, descent.keep_best) == (3, 2 / 255, False)
+        assert (descent.momentum, descent.unit, descent.sharpness) == (momentum, unit, PAPER_SHARPNESS)
     square = SEARCHES["square"](options(steps=50))
     assert isinstance(square, SquareAttack)
     assert square.queries == 50

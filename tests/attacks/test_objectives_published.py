@@ -20,7 +20,8 @@ from saat.attacks.prototype import fit_prototypes
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import anchor_codes
-from saat.recipes.attack import PRESETS, AttackConfig
+from saat.recipes.attack import AttackConfig
+from saat.recipes.papers import PRESETS
 from saat.types import CodeObjective
 
 CLEAN = torch.full((1, 3, 1, 1), 0.5)
@@ -78,18 +79,40 @@ def test_the_objective_and_the_first_step_of_each_published_attack(name, value, 
     objective, settings = preset(name)
     assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(value, rel=1e-5)
     search = {"pgd": "bim"}.get(settings["search"], settings["search"])  # without the random start
-    for relaxed in (False, True):  # at sharpness 1, and at 0.1, the first of the papers' schedule
+    for schedule in (False, True):  # at sharpness 1, and at 0.1, the first of the papers' schedule
         options = SearchOptions(
             threat=ThreatModel("linf", 8 / 255),
             steps=1,
             step_size=settings["step_size"],
             restarts=1,
-            relaxed=relaxed,
+            schedule=schedule,
             keep_best=not settings["last"],
             precision="float32",
         )
         moved = (SEARCHES[search](options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
         assert moved == pytest.approx([signs[0] * step, signs[1] * step, 0.0], abs=1e-6)
+
+
+def test_the_first_step_of_hag_and_dhta_as_published():
+    """Along the gradient itself, half as far so as to stay in the pixel range, and at sharpness 1.
+
+    The slope of tanh is 1 - 0.5^2 = 0.75 and 1 - 0.2^2 = 0.96. HAG, at a rate of 100 / 128: 0.7225 * 0.75 = 0.541875
+    and -0.079 * 0.96 = -0.07584. DHTA, toward --: 0.5 * 0.75 and 0.5 * 0.96, over the length of both, 0.609118.
+    """
+    steps = {"hag-published": (-0.423340, 0.059250), "dhta-published": (-0.615644, -0.788024)}
+    for name, step in steps.items():
+        objective, settings = preset(name)
+        options = SearchOptions(
+            threat=ThreatModel("linf", 0.5),
+            steps=1,
+            step_size=settings["step_size"] / 2,
+            restarts=1,
+            schedule=False,
+            keep_best=False,
+            precision="float32",
+        )
+        moved = (SEARCHES[settings["search"]](options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
+        assert moved == pytest.approx([step[0] / 2, step[1] / 2, 0.0], abs=1e-6)
 
 
 def test_p2p_goes_to_one_code_of_the_target():
@@ -100,12 +123,26 @@ def test_p2p_goes_to_one_code_of_the_target():
     assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(expected)
 
 
-def test_the_published_settings():
-    """100 steps of 1/255 within 8/255 and the last iterate; every preset is a valid attack."""
-    for settings in PRESETS.values():
+def test_the_equal_and_the_published_settings():
+    """100 steps of 1/255 within 8/255 with slopes of tanh, or what a paper has instead; every preset is an attack."""
+    published = {
+        "hag-published": ("sgd", 2000, 0.78125, 8 / 255, True),
+        "sdha-published": ("adam", 1500, 1 / 255, 8 / 255, True),  # of a length of its own, 0.01
+        "cgat-published": ("pgd", 7, 2 / 255, 8 / 255, False),
+        "p2p-published": ("ngd", 2000, 1.0, 0.032, True),
+        "dhta-published": ("ngd", 2000, 1.0, 0.032, True),
+        "tha-published": ("bim", 100, 1 / 255, 8 / 255, False),
+    }
+    searches = {"sdha": "adam", "pros-gan": "generator"}
+    for name, settings in PRESETS.items():
         config = AttackConfig(out="out", checkpoint="x", **settings)
-        assert (config.steps, config.step_size, config.epsilon, config.last) == (100, 1 / 255, 8 / 255, True)
+        found = config.search, config.steps, config.step_size, config.epsilon, config.schedule
+        assert found == published.pop(name, (searches.get(name, "pgd"), 100, 1 / 255, 8 / 255, True))
+        assert config.last
         assert config.objective in RELAXED  # so that the schedule of tanh applies
+        equal = PRESETS[name.removesuffix("-published")]
+        assert all(settings[key] == equal[key] for key in {"goal", "objective", "targeted"} & equal.keys())
+    assert not published
 
 
 def test_hag_by_hand():

@@ -11,6 +11,7 @@ from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack, Probe
 from saat.attacks.blackbox import NesAttack, SquareAttack
+from saat.attacks.descent import GradientDescent
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import OBJECTIVES
@@ -35,6 +36,8 @@ ATTACKS: dict[str, tuple[Callable[[ThreatModel], Attack], int]] = {
     "apgd restarts": (lambda threat: APGD(threat, steps=4, restarts=2), 11),
     "annealed": (lambda threat: AnnealedPGD(threat, steps=10), 11),
     "adam": (lambda threat: AdamSearch(threat, steps=4), 5),
+    "gradient, momentum": (lambda threat: GradientDescent(threat, steps=4, step_size=1.0, momentum=0.9), 5),
+    "gradient of one length": (lambda threat: GradientDescent(threat, steps=4, step_size=0.25, unit=True), 5),
     "mi": (lambda threat: TransferPGD(threat, steps=4, step_size=STEP_SIZES[threat.norm]), 5),
     "ni, si, vmi, di, ti": (lambda threat: every_rule(threat), 10),
     "square": (lambda threat: SquareAttack(threat, queries=12), 12),

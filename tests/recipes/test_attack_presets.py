@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,14 @@ from safetensors.torch import load_file
 
 from saat.attacks.catalog import SEARCHES
 from saat.attacks.prototype import fit_prototypes
-from saat.cli import main
+from saat.cli import COMMANDS, main
 from saat.data.catalog import DataOptions
+from saat.evaluation.report import reproduce
 from saat.models.hash_model import HashModel
-from saat.recipes.attack import PRESETS, AttackConfig
+from saat.parsing import parse
+from saat.recipes.attack import AttackConfig
 from saat.recipes.attacker import TRAINED, draw_targets
+from saat.recipes.papers import PRESETS
 from saat.recipes.subject import Subject, load_subject
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -27,6 +31,8 @@ FEW = ["--data.train_size=40", "--data.query_size=12", "--data.database_size=60"
 ATTACKS = {f"preset {name}": [f"--preset={name}"] for name in PRESETS}
 ATTACKS |= {f"search {name}": [f"--search={name}"] for name in SEARCHES}
 ATTACKS |= {
+    "search sgd": ["--search=sgd", "--step_size=1"],
+    "search ngd": ["--search=ngd", "--step_size=1"],
     "search square": ["--search=square", "--steps=4"],
     "search universal": ["--search=universal"],
     "search generator": ["--search=generator", "--goal=prototype", "--targeted=true"],
@@ -79,9 +85,13 @@ def test_every_attack_runs_within_its_threat_model(name: str, tiny: Path, tmp_pa
     elif attack["norm"] == "l2":
         assert float(change.flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
     else:
-        assert float(change.abs().max()) <= 8 / 255 + 1e-6
+        assert float(change.abs().max()) <= attack["epsilon"] + 1e-6
     assert attack["model_evaluations"] > 0
     assert ("t_map_attacked" in report) == attack["targeted"] == ("target_labels" in saved)
+    again = parse("attack", COMMANDS["attack"], shlex.split(reproduce(report))[2:])
+    same = ("search", "goal", "norm", "patch", "schedule", "restarts", "seed")
+    assert {key: getattr(again, key) for key in same} == {key: attack[key] for key in same}
+    assert (*again.pace(), again.epsilon) == pytest.approx((attack["steps"], attack["step_size"], attack["epsilon"]))
 
 
 def test_a_surrogate_makes_the_images_and_the_model_does_not(tiny: Path, tmp_path: Path) -> None:
@@ -144,6 +154,7 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--goal=relevant-codes", "--search=apgd"], "`goal` relevant-codes is an attack on the last iterate"),
         (["--goal=relevant-codes", "--restarts=3"], "other than apgd, annealed, square, nes; got 3 restarts"),
         (["--search=adam", "--restarts=2"], "got adam"),
+        (["--search=ngd"], "`search` ngd steps along the gradient and needs a `step_size`; got none"),
         (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, annealed, square, nes; got apgd"),
     ],
 )
@@ -169,6 +180,7 @@ def test_a_step_is_an_eighth_of_the_radius_unless_given(tiny: Path, tmp_path: Pa
         "fgsm": (["--search=fgsm"], (1, 8 / 255)),
         "apgd": (["--search=apgd"], (2, None)),
         "paper": (["--preset=paper", "--epsilon=16/255"], (2, 1 / 255)),
+        "ngd": (["--preset=dhta-published"], (2, 1.0)),
     }
     for name, (words, (steps, size)) in given.items():
         attack = run(tiny, tmp_path / name, *words)["attack"]

@@ -13,6 +13,7 @@ from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack
 from saat.attacks.blackbox import NesAttack, SquareAttack
+from saat.attacks.descent import GradientDescent
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import MakeObjective
@@ -82,9 +83,9 @@ class SearchOptions:
     Args:
         threat: how far images may move.
         steps: gradient steps, or queries of a black-box search.
-        step_size: length of a step, in pixel units.
+        step_size: length of a step, in pixel units; of `sgd` the rate.
         restarts: searches from as many starts.
-        relaxed: the objective works on relaxed codes, so that the papers' schedule of sharpness applies.
+        schedule: follow the papers' schedule of sharpness, which objectives on relaxed codes have.
         keep_best: return the best iterate, not the last.
         precision: see `runtime.autocast`.
         sigma: how far to look for a gradient that is estimated, in pixel units.
@@ -94,7 +95,7 @@ class SearchOptions:
     steps: int
     step_size: float
     restarts: int
-    relaxed: bool
+    schedule: bool
     keep_best: bool
     precision: str
     sigma: float = 0.001
@@ -102,7 +103,7 @@ class SearchOptions:
     @property
     def sharpness(self) -> tuple[float, ...]:
         """The slopes of the relaxed code over the search."""
-        return PAPER_SHARPNESS if self.relaxed else (1.0,)
+        return PAPER_SHARPNESS if self.schedule else (1.0,)
 
 
 def _pgd(options: SearchOptions, *, steps: int | None = None, random_start: bool = True) -> Attack:
@@ -122,6 +123,19 @@ def _adam(options: SearchOptions) -> Attack:
     return AdamSearch(
         options.threat,
         steps=options.steps,
+        sharpness=options.sharpness,
+        precision=options.precision,
+        keep_best=options.keep_best,
+    )
+
+
+def _descent(options: SearchOptions, *, momentum: float = 0.0, unit: bool = False) -> Attack:
+    return GradientDescent(
+        options.threat,
+        steps=options.steps,
+        step_size=options.step_size,
+        momentum=momentum,
+        unit=unit,
         sharpness=options.sharpness,
         precision=options.precision,
         keep_best=options.keep_best,
@@ -157,6 +171,8 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
     "apgd": lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
     "annealed": lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision),
     "adam": _adam,
+    "sgd": partial(_descent, momentum=0.9),
+    "ngd": partial(_descent, unit=True),
     **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
     "square": _square,
     "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, sigma=o.sigma, precision=o.precision),
@@ -178,6 +194,8 @@ RESTARTING = ("pgd", "apgd")
 """Searches that can begin again, from another random start."""
 SELF_PACED = ("apgd", "annealed", "adam", "square", "generator")
 """Searches that choose the length of their steps."""
+ALONG_GRADIENT = ("sgd", "ngd")
+"""Searches along the gradient itself, for which no part of a radius is a step."""
 CHOOSING = ("apgd", "annealed", "square", "nes")
 """Searches that return the best they saw, whatever is asked."""
 EVERYWHERE = (*TRANSFER_RULES, "square")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saat.attacks.base import SearchCost
 from saat.attacks.catalog import (
+    ALONG_GRADIENT,
     BLACK_BOX,
     CHOOSING,
     EVERYWHERE,
@@ -47,26 +48,6 @@ from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
 
 FIRST = 100  # queries whose gradients are looked at before the search
-PUBLISHED: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "last": True}
-PRESETS: Mapping[str, dict[str, Any]] = {
-    "paper": PUBLISHED | {"goal": "mainstay", "objective": "weighted"},
-    "paper-targeted": PUBLISHED | {"goal": "mainstay", "objective": "weighted", "targeted": True},
-    "hag": PUBLISHED | {"goal": "own-code", "objective": "hag"},
-    "sdha": PUBLISHED | {"goal": "relevant-codes", "objective": "agreement", "search": "adam"},
-    "cgat": PUBLISHED | {"goal": "center", "objective": "agreement"},
-    "pga": PUBLISHED | {"goal": "mainstay", "objective": "agreement"},
-    "p2p": PUBLISHED | {"goal": "point", "objective": "agreement", "targeted": True},
-    "dhta": PUBLISHED | {"goal": "anchor", "objective": "agreement", "targeted": True},
-    "tha": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True},
-    "pros-gan": PUBLISHED | {"goal": "prototype", "objective": "agreement", "targeted": True, "search": "generator"},
-}
-"""The papers' attacks, all with the budget of SAAT's comparison; options given beside them win.
-
-docs/attacks.md says what each changes of its paper.
-`pga` stands for the pharos-guided attack (Wang, Bai, Xu, Li, *Reliable and Efficient Evaluation of Adversarial
-Robustness for Deep Hashing-Based Retrieval*, 2023) with the mainstay code as its guide: how its own guide weighs the
-codes was not to be had. On data with one label an image, no weight of the relevant codes makes a difference.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +67,17 @@ class AttackConfig(RunOptions):
         objective: how nearness is measured: margin or flips (on logits, scale-free), or the papers' on relaxed codes:
             weighted (SAAT), agreement or hag.
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.
-        search: pgd, fgsm, bim, apgd, annealed, adam; for transfer mi, ni, si-ni, vmi, di, ti, or several joined by +,
-            such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change for all
-            queries), generator (ProS-GAN).
+        search: pgd, fgsm, bim, apgd, annealed, adam, sgd, ngd; for transfer mi, ni, si-ni, vmi, di, ti, or several
+            joined by +, such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change
+            for all queries), generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
         norm: linf or l2.
         epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
         patch: share of the image's area that a square patch covers, instead of norm and epsilon; 0 is none.
         steps: gradient steps, or queries of a black-box search, or epochs of a trained one.
         step_size: length of a step, in the units of epsilon; if left out an eighth of that, or of the pixel range for a
-            patch.
+            patch. sgd needs it as a rate, ngd as an l2 length.
+        schedule: with an objective on relaxed codes, soften tanh at first as the papers do; if not, its slope stays 1.
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
         batch_size: queries at a time; if left out 250, and fewer of large images on a CPU.
@@ -117,6 +99,7 @@ class AttackConfig(RunOptions):
     patch: float = 0.0
     steps: int = 100
     step_size: float | None = None
+    schedule: bool = True
     restarts: int = 1
     last: bool = False
     batch_size: int | None = None
@@ -162,6 +145,8 @@ class AttackConfig(RunOptions):
                 f"`goal` {self.goal} is an attack on the last iterate, and needs no restarts and a search other than "
                 f"{', '.join(CHOOSING)}; got {found}"
             )
+        if self.step_size is None and self.search in ALONG_GRADIENT:
+            raise ArgumentError(f"`search` {self.search} steps along the gradient and needs a `step_size`; got none")
         if self.patch and {*self.search.split("+")} & {*EVERYWHERE}:
             raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {self.search}")
 
@@ -273,7 +258,7 @@ def search(
         "steps": steps,
         "step_size": step_size,
         "batch_size": batch_size,
-        **{name: getattr(config, name) for name in ("restarts", "precision", "seed")},
+        **{name: getattr(config, name) for name in ("schedule", "restarts", "precision", "seed")},
         "last": not config.keeps_best,
         "surrogate": [str(path) for path in config.surrogate or []],
         "seconds": time.perf_counter() - began,
