@@ -1,4 +1,4 @@
-"""Connections that send no request, or not the whole of its head, to a service as a process of its own."""
+"""Connections that send no whole head of a request, or take no answer, to a service as a process of its own."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def address(served: Any, serve: Callable[..., AbstractContextManager[Any]]) -> I
 def answer_of(connection: socket.socket) -> bytes:
     """Return all that comes until the other side closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def small_room(address: tuple[str, int]) -> socket.socket:
+    """Return a connection for whose answers the system keeps little room, here and there: segments are small, too."""
+    connection = socket.socket()
+    connection.settimeout(10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(address)
+    return connection
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
@@ -66,6 +76,24 @@ def test_a_connection_in_use_outlives_the_time_of_a_head(address: tuple[str, int
         assert connection.getresponse().read() == b'{"status":"ok"}'
         time.sleep(0.6 * SECONDS)
     connection.close()
+
+
+@pytest.mark.parametrize(("waits", "cut"), [(SECONDS / 2, False), (SECONDS + 1, True)])
+@pytest.mark.parametrize("images", [32, 60])  # of whose answers the system leaves a little, and much
+def test_an_answer_that_is_not_taken_in_time_is_cut_off(
+    address: tuple[str, int], served: Any, images: int, waits: float, cut: bool
+) -> None:
+    files = [("images", path.read_bytes()) for path in sorted(served.photos.rglob("*.png"))[:images]]
+    url = f"http://{address[0]}:{address[1]}/search/batch"
+    request = httpx.Request("POST", url, files=files, data={"k": "60"}, headers={"connection": "close"})
+    body = request.read()
+    whole = len(httpx.post(url, files=files, data={"k": "60"}).content)
+    with small_room(address) as connection:
+        head = [b"POST /search/batch HTTP/1.1", *(name + b": " + value for name, value in request.headers.raw)]
+        connection.sendall(b"\r\n".join([*head, b"", body]))
+        time.sleep(waits)
+        _, _, taken = answer_of(connection).partition(b"\r\n\r\n")
+    assert (len(taken) < whole) == cut
 
 
 def test_one_client_has_so_many_connections_and_others_get_theirs(address: tuple[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index.content import IndexContent
-from saat.index.storage import create_index, read_index
+from saat.index.storage import create_index, read_index, read_manifest
 from saat.recipes.items import read_items
 from saat.serving import store as store_module
 from saat.serving.store import UPLOADS, Store
@@ -43,7 +44,9 @@ def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
 def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path)
 
-    def full(*_: Any) -> None:
+    def full(folder: Path, change: Callable[[IndexContent], IndexContent]) -> None:
+        change(read_index(folder))
+        assert list((tmp_path / UPLOADS).iterdir())
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
@@ -54,6 +57,15 @@ def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, m
     item, new = store.add(encoded(3), label=None)
     assert new
     assert [path.name for path in (tmp_path / UPLOADS).iterdir()] == [item.name]
+
+
+def test_uploads_to_an_index_that_is_damaged_leave_no_file(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / read_manifest(tmp_path).files["codes"].name).write_bytes(b"damaged")
+    for row in (3, 4):
+        with pytest.raises(RuntimeError, match="cannot be changed"):
+            store.add(encoded(row), label=None)
+    assert not (tmp_path / UPLOADS).exists()
 
 
 def test_an_upload_that_the_index_names_stays_though_its_write_failed(

@@ -152,7 +152,7 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
     Raises:
         DataError: `folder` holds one already.
     """
-    with _locked(folder):
+    with locked(folder):
         if (folder / MANIFEST).exists():
             raise DataError(f"`out` is a folder without an index; found one in {folder}")
         manifest = _write(folder, content, before=None)
@@ -167,8 +167,23 @@ def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -
         DataError: there is no index, or it is damaged.
     """
     read_manifest(folder)
-    with _locked(folder):
+    with locked(folder):
         return _write(folder, change(read_index(folder)), before=read_manifest(folder))
+
+
+@contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep out other writers; or, `shared`, those who keep out others, while something is written beside the index.
+
+    The system lets go of the lock when the process ends, however it ends. On Windows there is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -276,18 +291,6 @@ def _checksum_of(values: Mapping[str, Any]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other writers out; the system lets go of the lock when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from saat.data.collection import Content
 from saat.data.decoding import Decoded, decode_rows, open_image, resize_image
 from saat.hamming import sign_codes
 from saat.index.content import ModelKey
+from saat.index.storage import locked
 from saat.models.checkpoint import (
     DATABASE_FOLDER,
     Card,
@@ -176,18 +177,29 @@ def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: in
 
 def remove_work(folder: Path) -> None:
     """Remove all that builds have kept in an index folder, when the index has their codes."""
-    for path in folder.glob(f"{WORK}*"):
-        shutil.rmtree(path)
+    with locked(folder):
+        for work in folder.glob(f"{WORK}*"):
+            shutil.rmtree(work)
 
 
-def remove_batches(folder: Path, items: Items) -> None:
-    """Remove the batches of these items, when the index has their codes; those of an addition beside this one stay."""
-    ours = set(items.identities)
-    for path, codes in _batches(folder):
-        if not ours.isdisjoint(codes):
-            path.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds batches of others, or is gone
-        folder.rmdir()
+def remove_leftovers(folder: Path, done: Collection[str] = ()) -> None:
+    """Remove batches of items whose codes an index folder has, and what killed commands have left half written.
+
+    Other batches stay: they are of an addition beside this one, or of one that was stopped and may go on.
+
+    Args:
+        folder: of the index.
+        done: identities of these items.
+    """
+    with locked(folder):  # so that no batch is being written
+        for work in folder.glob(f"{WORK}*"):
+            for path, codes in _batches(work):
+                if not codes.keys().isdisjoint(done):
+                    path.unlink(missing_ok=True)
+            for half in work.glob(".*"):
+                half.unlink()
+            with suppress(OSError):  # it holds batches of others
+                work.rmdir()
 
 
 def kept_identities(folder: Path) -> set[str]:
@@ -220,7 +232,7 @@ def _write_batch(folder: Path, codes: dict[str, bytes]) -> None:
     """Keep codes by identity, in a file named by the first: no later batch begins with an item that has a code."""
     if codes:
         table = {"identity": pa.array(codes.keys(), pa.string()), "code": pa.array(codes.values(), pa.binary())}
-        with atomic_write(folder / f"{next(iter(codes))}.parquet") as file:
+        with locked(folder.parent, shared=True), atomic_write(folder / f"{next(iter(codes))}.parquet") as file:
             pq.write_table(pa.table(table), file)
 
 

@@ -21,7 +21,7 @@ from saat.recipes.encoder import (
     encode_items,
     kept_identities,
     load_encoders,
-    remove_batches,
+    remove_leftovers,
     remove_work,
 )
 from saat.recipes.items import Items, read_items
@@ -160,7 +160,7 @@ def add(config: AddConfig) -> dict[str, Any]:
     before = read_manifest(config.index).count
     if encoded.rows:
         before = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder)).count
-    remove_batches(config.index / encoder.work_name(), items)
+    remove_leftovers(config.index, found.identities)
     report = _report(items, encoded) | {"count": before, "already_there": len(found) - len(items)}
     return _told(report, encoded.damaged, config.index, quiet=config.quiet)
 
@@ -176,6 +176,7 @@ def remove(config: RemoveConfig) -> dict[str, Any]:
         return left
 
     manifest = update_index(config.index, change)
+    remove_leftovers(config.index)
     report = {"removed": counts[0], "count": manifest.count}
     if not config.quiet:
         print(f"{config.index}: {counts[0]:,} removed, {manifest.count:,} items")

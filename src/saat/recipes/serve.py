@@ -54,7 +54,7 @@ class ServeConfig(RunOptions):
         false_alarm_rate: share of clean queries that detectors may call an attack.
         rate: requests a second of one client; 0 is no limit.
         room: searches underway at a time; more are told to come again.
-        request_seconds: that a request may take, and its head before that.
+        request_seconds: that a request may take, its head before that, and its client to take the answer.
     """
 
     index: str | Path

@@ -1,4 +1,6 @@
-"""Bounds on connections, before there is a request to guard: how long its head may take, how many one client has."""
+"""Bounds on connections, where no request is guarded: how many one client has, how long a head may take to come, and an
+answer to be taken.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ MOST_CONNECTIONS = 512
 def bounded_protocol(seconds: float, *, most: int = MOST_CONNECTIONS) -> type[asyncio.Protocol]:
     """Return uvicorn's HTTP protocol with bounds on its connections.
 
-    uvicorn itself ends a connection that idles between two requests, but not one before its first, nor within a head.
+    uvicorn itself ends a connection that idles between two requests, but not one before its first, nor within a head;
+    and where an answer waits to be taken, it waits too, even with a connection that it has closed.
 
     Args:
-        seconds: in which the whole head of a request must come; then the answer is 408, and the connection ends.
+        seconds: in which the whole head of a request must come, else the answer is 408 and the connection ends; and in
+            which a client must take what is sent, else the connection is cut off.
         most: open connections of one client address; one more is closed at once.
     """
     opened = Counter[str]()
@@ -28,6 +32,7 @@ def bounded_protocol(seconds: float, *, most: int = MOST_CONNECTIONS) -> type[as
 
     class BoundedProtocol(H11Protocol):
         _due: asyncio.TimerHandle | None = None
+        _untaken: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -36,6 +41,7 @@ def bounded_protocol(seconds: float, *, most: int = MOST_CONNECTIONS) -> type[as
             if opened[self._address] > most:
                 transport.abort()
             else:
+                transport.set_write_buffer_limits(high=0)  # so it pauses as soon as the system takes no more
                 self._wait_for_head()
 
         def data_received(self, data: bytes) -> None:
@@ -46,10 +52,24 @@ def bounded_protocol(seconds: float, *, most: int = MOST_CONNECTIONS) -> type[as
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._taken()
             opened[self._address] -= 1
             if not opened[self._address]:
                 del opened[self._address]
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._untaken = self.loop.call_later(seconds, self.transport.abort)  # `close` would wait for the client
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._taken()
+
+        def _taken(self) -> None:
+            if self._untaken is not None:
+                self._untaken.cancel()
+                self._untaken = None
 
         def _wait_for_head(self) -> None:
             """Count from the first byte only: one that comes now and then must not buy more time."""

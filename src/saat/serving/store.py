@@ -60,13 +60,14 @@ class Store:
             known = _id_of(self._engine.content, str(path))
             if known is not None:
                 return self._engine.item(known), False
-            with atomic_write(path) as file:
-                file.write(content)
 
             def change(old: IndexContent) -> IndexContent:
                 if _id_of(old, str(path)) is not None:
                     return old
-                return old.added(packed, pa.table(columns), model=self._engine.content.model)
+                new = old.added(packed, pa.table(columns), model=self._engine.content.model)
+                with atomic_write(path) as file:  # here, where the index is sound and takes the item
+                    file.write(content)
+                return new
 
             try:
                 new = self._write(change)
