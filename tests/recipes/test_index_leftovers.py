@@ -106,3 +106,11 @@ def test_batches_of_an_addition_that_was_killed_when_its_items_were_there_go(
     assert list(index.glob(".work*/*"))
     assert add(AddConfig(index=index, images=[photos / "more"], quiet=True))["already_there"] == 4
     assert not list(index.glob(".work*"))
+
+
+def test_a_removal_of_items_reads_no_batch(index: Path) -> None:
+    batch = index / ".work-of-another" / "batch.parquet"
+    batch.parent.mkdir()
+    batch.write_bytes(b"whoever reads this fails")
+    remove(RemoveConfig(index=index, ids=[0], quiet=True))
+    assert batch.exists()

@@ -191,10 +191,11 @@ def remove_leftovers(folder: Path, done: Collection[str] = ()) -> None:
         folder: of the index.
         done: identities of these items.
     """
+    gone = set(done)
     with locked(folder):  # so that no batch is being written
         for work in folder.glob(f"{WORK}*"):
-            for path, codes in _batches(work):
-                if not codes.keys().isdisjoint(done):
+            for path, codes in _batches(work) if gone else ():
+                if not gone.isdisjoint(codes):
                     path.unlink(missing_ok=True)
             for half in work.glob(".*"):
                 half.unlink()
