@@ -7,6 +7,7 @@ from torch import nn
 from saat.attacks.adam import AdamSearch
 from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
+from saat.attacks.base import slopes_by_step
 from saat.attacks.blackbox import NesAttack, SquareAttack
 from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions, make_search
 from saat.attacks.descent import GradientDescent
@@ -25,6 +26,7 @@ KINDS = {"pgd": PGD, "fgsm": PGD, "bim": PGD, "apgd": APGD, "annealed": Annealed
 KINDS |= {"sgd": GradientDescent, "ngd": GradientDescent, "square": SquareAttack, "nes": NesAttack}
 KINDS |= dict.fromkeys(TRANSFER_RULES, TransferPGD)
 THREATS: dict[str, Threat] = {"linf": ThreatModel(), "l2": ThreatModel("l2", 0.5), "patch": PatchThreat(0.25)}
+PAPER_SLOPES = slopes_by_step(PAPER_SHARPNESS, 3)
 
 
 def options(threat: Threat = THREATS["linf"], **changes) -> SearchOptions:
@@ -71,21 +73,21 @@ def test_options_reach_the_search():
     pgd = SEARCHES["pgd"](options(restarts=2, schedule=True))
     assert isinstance(pgd, PGD)
     assert (pgd.steps, pgd.step_size, pgd.restarts, pgd.random_start) == (3, 2 / 255, 2, True)
-    assert pgd.sharpness == PAPER_SHARPNESS
+    assert pgd.slopes == PAPER_SLOPES
     fgsm = SEARCHES["fgsm"](options())
     assert isinstance(fgsm, PGD)
-    assert (fgsm.steps, fgsm.step_size, fgsm.random_start, fgsm.sharpness) == (1, 8 / 255, False, (1.0,))
+    assert (fgsm.steps, fgsm.step_size, fgsm.random_start, fgsm.slopes) == (1, 8 / 255, False, (1.0,))
     bim = SEARCHES["bim"](options(keep_best=False))
     assert isinstance(bim, PGD)
     assert (bim.steps, bim.random_start, bim.keep_best) == (3, False, False)
     adam = SEARCHES["adam"](options(schedule=True, keep_best=False))
     assert isinstance(adam, AdamSearch)
-    assert (adam.steps, adam.sharpness, adam.keep_best) == (3, PAPER_SHARPNESS, False)
+    assert (adam.steps, adam.slopes, adam.keep_best) == (3, PAPER_SLOPES, False)
     for name, momentum, unit in (("sgd", 0.9, False), ("ngd", 0.0, True)):
         descent = SEARCHES[name](options(schedule=True, keep_best=False))
         assert isinstance(descent, GradientDescent)
         assert (descent.steps, descent.step_size, descent.keep_best) == (3, 2 / 255, False)
-        assert (descent.momentum, descent.unit, descent.sharpness) == (momentum, unit, PAPER_SHARPNESS)
+        assert (descent.momentum, descent.unit, descent.slopes) == (momentum, unit, PAPER_SLOPES)
     square = SEARCHES["square"](options(steps=50))
     assert isinstance(square, SquareAttack)
     assert square.queries == 50

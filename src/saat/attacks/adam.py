@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saat.attacks.base import Attack, Probe
+from saat.attacks.base import Attack, Probe, slopes_by_step
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
 
@@ -54,17 +54,14 @@ class AdamSearch(Attack):
         check_at_least("learning_rate", learning_rate, 0.0)
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ArgumentError(f"`betas` lie in [0, 1), 1 excluded; got {betas}")
-        if not sharpness:
-            raise ArgumentError("`sharpness` has at least one slope; got none")
         self.steps, self.learning_rate, self.betas = steps, learning_rate, betas
-        self.sharpness = tuple(sharpness)
+        self.slopes = slopes_by_step(sharpness, steps)
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """Take every step; return the last iterate."""
         mean_beta, square_beta = self.betas
         current, mean, square = images, torch.zeros_like(images), torch.zeros_like(images)
-        for step in range(self.steps):
-            sharpness = self.sharpness[step * len(self.sharpness) // self.steps]
+        for step, sharpness in enumerate(self.slopes):
             _, gradient = probe.gradient(current, sharpness=sharpness)
             mean = mean_beta * mean + (1.0 - mean_beta) * gradient
             square = square_beta * square + (1.0 - square_beta) * gradient.square()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -186,6 +186,20 @@ def warm_start(start: Tensor, images: Tensor, threat: Threat) -> Tensor:
     if start.shape != images.shape:
         raise ArgumentError(f"`start` has the shape of the images, {tuple(images.shape)}; got {tuple(start.shape)}")
     return threat.project(start.to(images), images)
+
+
+def slopes_by_step(sharpness: Sequence[float], steps: int) -> tuple[float, ...]:
+    """Return the slope of the relaxed code in each step of a search: those of `sharpness`, in equal parts of the steps.
+
+    Raises:
+        ArgumentError: there is no sharpness.
+
+    >>> slopes_by_step((0.1, 1.0), 4)
+    (0.1, 0.1, 1.0, 1.0)
+    """
+    if not sharpness:
+        raise ArgumentError("`sharpness` has at least one slope; got none")
+    return tuple(sharpness[step * len(sharpness) // steps] for step in range(steps))
 
 
 def check_images(images: Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saat.attacks.base import Attack, Probe
+from saat.attacks.base import Attack, Probe, slopes_by_step
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
 
@@ -54,16 +54,13 @@ class GradientDescent(Attack):
         check_at_least("step_size", step_size, 0.0)
         if not 0.0 <= momentum < 1.0:
             raise ArgumentError(f"`momentum` lies in [0, 1), 1 excluded; got {momentum}")
-        if not sharpness:
-            raise ArgumentError("`sharpness` has at least one slope; got none")
         self.steps, self.step_size, self.momentum, self.unit = steps, step_size, momentum, unit
-        self.sharpness = tuple(sharpness)
+        self.slopes = slopes_by_step(sharpness, steps)
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """Take every step; return the last iterate."""
         current, velocity = images, torch.zeros_like(images)
-        for step in range(self.steps):
-            sharpness = self.sharpness[step * len(self.sharpness) // self.steps]
+        for sharpness in self.slopes:
             _, gradient = probe.gradient(current, sharpness=sharpness)
             if self.unit:  # no gradient stays none
                 length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)

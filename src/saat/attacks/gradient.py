@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from saat.attacks.base import Attack, Probe, warm_start
+from saat.attacks.base import Attack, Probe, slopes_by_step, warm_start
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
 
@@ -52,13 +52,11 @@ class PGD(Attack):
         check_at_least("steps", steps, 1)
         check_at_least("restarts", restarts, 1)
         check_at_least("step_size", step_size, 0.0)
-        if not sharpness:
-            raise ArgumentError("`sharpness` has at least one slope; got none")
         if restarts > 1 and not keep_best:
             raise ArgumentError(f"`restarts` above 1 need `keep_best`; got {restarts} restarts without it")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
         self.random_start, self.start = random_start, start
-        self.sharpness = tuple(sharpness)
+        self.slopes = slopes_by_step(sharpness, steps)
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Run every restart; return the last iterate of the last one."""
@@ -69,8 +67,7 @@ class PGD(Attack):
                 current = warm_start(self.start, images, self.threat)
             else:
                 current = self.threat.random_start(images, generator=generator) if self.random_start else images
-            for step in range(self.steps):
-                sharpness = self.sharpness[step * len(self.sharpness) // self.steps]
+            for sharpness in self.slopes:
                 _, gradient = probe.gradient(current, sharpness=sharpness)
                 current = self.threat.project(self.threat.descend(current, gradient, self.step_size), images)
             if self.keep_best:
