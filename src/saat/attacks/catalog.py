@@ -188,8 +188,8 @@ def make_search(name: str, options: SearchOptions) -> Attack:
     return _transfer(name, options) if "+" in name else SEARCHES[name](options)
 
 
-BLACK_BOX = ("square", "nes")
-"""Searches that need no gradient."""
+WITHOUT_GRADIENT = ("square", "nes")
+"""Searches that take no gradient."""
 RESTARTING = ("pgd", "apgd")
 """Searches that can begin again, from another random start."""
 SELF_PACED = ("apgd", "annealed", "adam", "square", "generator")

@@ -15,7 +15,6 @@ from torch import Tensor
 from saat.attacks.base import SearchCost
 from saat.attacks.catalog import (
     ALONG_GRADIENT,
-    BLACK_BOX,
     CHOOSING,
     EVERYWHERE,
     GOALS,
@@ -27,6 +26,7 @@ from saat.attacks.catalog import (
     SELF_PACED,
     TARGETED,
     UNTARGETED,
+    WITHOUT_GRADIENT,
 )
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
@@ -122,8 +122,8 @@ class AttackConfig(RunOptions):
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.targeted and self.goal in UNTARGETED:
             raise ArgumentError(f"`targeted` needs another `goal` than {', '.join(UNTARGETED)}; got {self.goal}")
-        if self.goal in SEEN_FROM_OUTSIDE and (self.search not in BLACK_BOX or self.surrogate):
-            needed = f"`search` {' or '.join(BLACK_BOX)}, and no `surrogate`"
+        if self.goal in SEEN_FROM_OUTSIDE and (self.search not in WITHOUT_GRADIENT or self.surrogate):
+            needed = f"`search` {' or '.join(WITHOUT_GRADIENT)}, and no `surrogate`"
             raise ArgumentError(f"`goal` {self.goal} sees no gradient, and needs {needed}; got {self.search}")
         if not self.targeted and self.goal in TARGETED:
             raise ArgumentError(
@@ -235,7 +235,7 @@ def search(
     batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
     first = rows[: min(FIRST, batch_size)]
     objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
-    sees_gradients = config.search not in BLACK_BOX
+    sees_gradients = config.search not in WITHOUT_GRADIENT
     restart_draws(attacker.model, config.seed, "first look")
     vanished = vanished_share(attacker.model, adversarial[first].to(device), objective) if sees_gradients else 0.0
     began = time.perf_counter()
