@@ -219,6 +219,24 @@ def test_the_ranking_goal_lowers_average_precision_whatever_the_scale_of_the_log
     assert torch.equal(found[1.0], found[1024.0])
 
 
+def test_the_ranking_objective_softens_nothing_where_no_gradient_is_wanted():
+    asked = []
+
+    class Asked(Deployment):
+        def soft_counts(self, relaxed, relevant):
+            asked.append(relaxed)
+            return super().soft_counts(relaxed, relevant)
+
+    deployment = Asked(CodeBank(torch.tensor([[1, 1], [-1, -1]], dtype=torch.int8), torch.eye(2)))
+    model, image = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), torch.rand(1, 3, 1, 1)
+    objective = RankingGoal(deployment)(model, image, torch.tensor([[1, 0]]))
+    logits = torch.tensor([[0.1, -0.2]])
+    value = objective(logits)
+    assert [codes.tolist() for codes in asked] == [[[1.0, -1.0]]]
+    assert torch.equal(objective(logits.requires_grad_()).detach(), value)
+    assert len(asked) == 3
+
+
 def test_the_ranking_objective_has_exact_values_and_the_gradient_of_the_softened_ranking():
     # One item at ++ that is relevant, one at -- that is not: the first one at ++ is first, at -- last, and at +- both
     # lie at distance 1, so that AP is (1 + 1/2) / 2.

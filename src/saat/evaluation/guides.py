@@ -145,9 +145,11 @@ class RankingGoal:
         scale = clean_logits_of(model, images).abs().mean(1, keepdim=True).clamp(min=1e-12) / self.sharpness
 
         def objective(logits: Tensor) -> Tensor:
-            soft = soft_average_precision(*self.deployment.soft_counts(torch.tanh(logits / scale), relevant))
             codes = sign_codes(logits.detach()).float()
             exact = soft_average_precision(*self.deployment.soft_counts(codes, relevant))
+            if not logits.requires_grad:
+                return exact.float()
+            soft = soft_average_precision(*self.deployment.soft_counts(torch.tanh(logits / scale), relevant))
             return (exact + (soft - soft.detach())).float()
 
         return objective
