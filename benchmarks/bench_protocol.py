@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from saat.attacks.papers import PRESETS
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
 from saat.recipes.attack import AttackConfig, attack_subject
@@ -23,7 +24,6 @@ from saat.recipes.attacker import TRAINED
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.outcome import SubjectCodes, encode_subject
-from saat.recipes.papers import PRESETS
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.train import TrainConfig, train, versions
 from saat.runtime import RunOptions, available_cores, write_text

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from saat import __version__
+from saat.attacks import papers
 from saat.errors import SaatError
 from saat.parsing import Command, parse
 from saat.recipes import (
@@ -23,7 +24,6 @@ from saat.recipes import (
     harden,
     index,
     leaderboard,
-    papers,
     plant,
     push,
     report,

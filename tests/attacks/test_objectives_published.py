@@ -16,12 +16,12 @@ from torch import nn
 
 from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
+from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import anchor_codes
 from saat.recipes.attack import AttackConfig
-from saat.recipes.papers import PRESETS
 from saat.types import CodeObjective
 
 CLEAN = torch.full((1, 3, 1, 1), 0.5)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from saat.attacks.catalog import SEARCHES
+from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import COMMANDS, main
 from saat.data.catalog import DataOptions
@@ -23,7 +24,6 @@ from saat.models.hash_model import HashModel
 from saat.parsing import parse
 from saat.recipes.attack import AttackConfig
 from saat.recipes.attacker import TRAINED, draw_targets
-from saat.recipes.papers import PRESETS
 from saat.recipes.subject import Subject, load_subject
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

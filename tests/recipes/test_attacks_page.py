@@ -11,10 +11,10 @@ import pytest
 
 from saat.attacks.catalog import GOALS, OF_THEIR_OWN, SEARCHES
 from saat.attacks.objectives import OBJECTIVES
+from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import main
 from saat.recipes.attacker import TRAINED
-from saat.recipes.papers import PRESETS
 
 PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
 TEXT = PAGE.read_text(encoding="utf-8")

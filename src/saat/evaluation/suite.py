@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.adam import AdamSearch
 from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack, SearchCost, evaluations_an_image
 from saat.attacks.blackbox import SquareAttack
+from saat.attacks.catalog import GOALS, GoalOptions, SearchOptions, make_search
 from saat.attacks.goals import CodesGoal, OwnCodeGoal, SemanticGoal, clean_logits_of
-from saat.attacks.gradient import PAPER_SHARPNESS, PGD
-from saat.attacks.objectives import agreement_objective, flips_objective, hag_objective, weighted_objective
-from saat.attacks.sdha import SdhaGoal
+from saat.attacks.objectives import OBJECTIVES, flips_objective
+from saat.attacks.papers import PAPERS
 from saat.attacks.threat import ThreatModel
 from saat.attacks.transfer import TransferPGD
 from saat.attacks.views import EnsembleView, EotView, split_objective
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import center_codes
 from saat.errors import ArgumentError
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import RankingGoal, cheapest_clusters, flip_costs, worst_codes
@@ -163,29 +161,22 @@ def expectation(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
     return seen.run(seen.apgd(), SemanticGoal(batch.bank, make_objective=flips_objective), "expectation")
 
 
-def _published(goal_of: Callable[[SuiteBatch], Goal], *, adam: bool = False) -> Member:
-    """Return a member that runs a paper's attack: its objective, tanh schedule, and last iterate."""
+def _published(paper: str) -> Member:
+    """Return a member that runs a paper's attack: its goal, objective, search, tanh schedule, and last iterate."""
+    names = PAPERS[paper]
 
     def member(batch: SuiteBatch) -> tuple[Tensor, SearchCost]:
-        attack: Attack = (
-            AdamSearch(
-                batch.threat,
-                steps=batch.steps,
-                sharpness=PAPER_SHARPNESS,
-                precision=batch.precision,
-                keep_best=False,
-            )
-            if adam
-            else PGD(
-                batch.threat,
-                steps=batch.steps,
-                step_size=batch.threat.epsilon / 8,
-                sharpness=PAPER_SHARPNESS,
-                precision=batch.precision,
-                keep_best=False,
-            )
+        options = SearchOptions(
+            batch.threat,
+            steps=batch.steps,
+            step_size=batch.threat.epsilon / 8,
+            restarts=1,
+            schedule=True,
+            keep_best=False,
+            precision=batch.precision,
         )
-        return batch.run(attack, goal_of(batch), "published")
+        goal = GOALS[names["goal"]](GoalOptions(batch.bank, OBJECTIVES[names["objective"]]))
+        return batch.run(make_search(names["search"], options), goal, "published")
 
     return member
 
@@ -200,10 +191,10 @@ MEMBERS: Mapping[str, Member] = {
     "transfer": transfer,
     "universal": universal,
     "expectation": expectation,
-    "saat": _published(lambda batch: SemanticGoal(batch.bank, make_objective=weighted_objective)),
-    "hag": _published(lambda _: OwnCodeGoal(hag_objective)),
-    "sdha": _published(lambda batch: SdhaGoal(batch.bank), adam=True),
-    "cgat": _published(lambda batch: SemanticGoal(batch.bank, center_codes, agreement_objective)),
+    "saat": _published("paper"),
+    "hag": _published("hag"),
+    "sdha": _published("sdha"),
+    "cgat": _published("cgat"),
 }
 STANDARD = ("away-from-mainstay", "nearest-clusters", "worst-code", "soft-ranking", "square")
 SUITES: Mapping[str, tuple[str, ...]] = {
