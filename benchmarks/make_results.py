@@ -43,9 +43,9 @@ attack is the room that a stronger one may have. On Corel5k that is little: more
 
 Hardening as released has no momentum; `hardened` on CIFAR-10 has 0.9. Times are those of a machine that had other work.
 
-Suites on Corel5k are those of today. Suites on CIFAR-10 are from before two changes that make it take more: wrong clusters
-were those nearest to a query, not those that take most for their price, and soft-ranking searched by APGD, not by annealed
-PGD. All models there had the same judge, so they compare; the figures themselves are a little too kind.
+Suites on Corel5k are those of today. Suites on CIFAR-10 are from before two changes that make it take more: wrong
+clusters were those nearest to a query, not those that take most for their price, and soft-ranking searched by APGD, not
+by annealed PGD. All models there had the same judge, so they compare; the figures themselves are a little too kind.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.
