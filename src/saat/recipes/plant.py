@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saat.attacks.autopgd import APGD
-from saat.attacks.goals import SemanticGoal
-from saat.attacks.objectives import flips_objective
+from saat.attacks.goals import CodesGoal
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
@@ -35,15 +34,16 @@ TOP = (10, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class PlantConfig(RunOptions):
-    """Change database images so that queries of a label find them, though they are of another; or miss them.
+    """Change database images so that chosen queries find them, though they share no label with them; or miss them.
 
     Args:
         out: folder for report.json and the images, `items/ROW.png`.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
-        label: name of the label whose queries are chosen.
-        hide: hide items of the label from its queries, instead of showing them items of other labels.
+        label: name of the label whose queries are chosen; the attacker knows its train items, not the queries.
+        queries: rows of the query split, instead of a label; the attacker knows these queries.
+        hide: hide items of their label from the queries, instead of showing them items of other labels.
         count: how many database images are changed, each planted alone; drawn by the seed.
         norm: linf or l2.
         epsilon: radius, as a fraction of the pixel range, such as 8/255.
@@ -51,10 +51,11 @@ class PlantConfig(RunOptions):
     """
 
     out: Path
-    label: str
     checkpoint: Path | None = None
     model: str | None = None
     data: DataOptions | None = None
+    label: str | None = None
+    queries: list[int] | None = None
     hide: bool = False
     count: int = 100
     norm: str = "linf"
@@ -65,41 +66,35 @@ class PlantConfig(RunOptions):
         ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
         check_at_least("count", self.count, 1)
         check_at_least("steps", self.steps, 1)
+        if (self.label is None) == (self.queries is None):
+            found = "neither" if self.label is None else "both"
+            raise ArgumentError(f"give either `label` or `queries`, rows of the query split; got {found}")
 
 
 def plant(config: PlantConfig) -> dict[str, Any]:
     """Plant by `config`; write images and report to `config.out`, print a table, and return the report.
 
-    The attacker knows the model and the train split, not the queries: an item is sent to the code that is nearest to
-    all of the label's train items on average, or away from their mainstay code.
+    The attacker knows the model, and the train split or the chosen queries: an item is sent to their code, or away from
+    it (see `code_of_queries`).
     """
     device = config.start()
     make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     splits = subject.splits
-    check_choice("label", config.label, splits.class_names)
-    label = splits.class_names.index(config.label)
-    rows = draw_items(splits.database.labels[:, label] > 0, config)
-    queries = splits.query.labels[:, label] > 0
-    if not bool(queries.any()):
-        raise ArgumentError(f"`label` is one that a query has; no query has {config.label}")
-    if not bool((splits.train.labels[:, label] > 0).any()):
-        raise ArgumentError(f"`label` is one that a train item has; no train item has {config.label}")
+    chosen, related = choose(config, splits)
+    rows = draw_items(related, config)
     codes = encode_subject(subject, quiet=config.quiet)
-    bank = CodeBank(codes.train.to(device), splits.train.labels.to(device))
+    query_codes = sign_codes(codes.query_logits)[chosen]
+    code = code_of_queries(config, splits, codes.train, query_codes)
+    goal = CodesGoal((-code if config.hide else code).expand(len(rows), -1))
     clean = splits.database.images[rows].float() / 255.0
-    wanted = torch.zeros(len(rows), splits.train.labels.shape[1], device=device)
-    wanted[:, label] = 1
-    code_of = mainstay_codes if config.hide else common_codes
-    goal = SemanticGoal(bank, code_of, flips_objective, targeted=not config.hide)
     threat = ThreatModel(config.norm, config.epsilon)
     attack = APGD(threat, steps=config.steps, precision=config.precision)
     model = subject.database_model  # what items are encoded with
-    objective = goal(model, clean.to(device), wanted)
+    objective = goal(model, clean.to(device), splits.database.labels[rows])
     found = attack(model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
     # measured as the file that an attacker hands in
     planted = round_to_8_bits(found, splits.database.images[rows], threat).float() / 255.0
-    query_codes = sign_codes(codes.query_logits)[queries]
     planted_codes = sign_codes(encode_logits(model, planted, quiet=True))
     shares = {
         "before": found_shares(query_codes, codes.database[rows], codes.database, rows),
@@ -107,9 +102,10 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     }
     report = {
         "label": config.label,
+        "query_rows": config.queries,
         "hide": config.hide,
         "items": len(rows),
-        "queries": int(queries.sum()),
+        "queries": len(query_codes),
         "norm": config.norm,
         "epsilon": config.epsilon,
         "model": subject.about,
@@ -120,6 +116,47 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     if not config.quiet:
         print_plant(report)
     return report
+
+
+def choose(config: PlantConfig, splits: Splits) -> tuple[Tensor, Tensor]:
+    """Return which queries are chosen, bool (Q,), and which items of the database share their label, bool (N,).
+
+    Raises:
+        ArgumentError: the label is unknown, or no query or train item has it; a row is none of the query split.
+    """
+    query, database = splits.query, splits.database
+    if config.queries is not None:
+        count = len(query)
+        if not config.queries or not all(0 <= row < count for row in config.queries):
+            raise ArgumentError(f"`queries` is rows of the query split, 0 to {count - 1}; got {config.queries}")
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[config.queries] = True
+        return chosen, database.labels.float() @ query.labels[chosen].float().sum(0) > 0
+    label = splits.class_names.index(check_choice("label", config.label or "", splits.class_names))
+    chosen, known, related = (split.labels[:, label] > 0 for split in (query, splits.train, database))
+    for of, there in (("query", chosen), ("train item", known)):
+        if not bool(there.any()):
+            raise ArgumentError(f"`label` is one that a {of} has; no {of} has {config.label}")
+    return chosen, related
+
+
+def code_of_queries(config: PlantConfig, splits: Splits, train: Tensor, queries: Tensor) -> Tensor:
+    """Return the code that stands for the chosen queries, int8 (1, K).
+
+    Of a label it is the code nearest to all of the label's train items on average, or, to hide from it, their mainstay
+    code; of queries, each bit by their vote: the code nearest to them on average, and its opposite the farthest.
+
+    Args:
+        config: says which.
+        splits: with the label's train items.
+        train: int8 (N, K) in {-1, +1}, codes of the train split.
+        queries: int8 (Q, K) in {-1, +1}, codes of the chosen queries.
+    """
+    if config.label is None:
+        return sign_codes(queries.sum(0, keepdim=True))
+    wanted = torch.tensor([[name == config.label for name in splits.class_names]])
+    code_of = mainstay_codes if config.hide else common_codes
+    return code_of(CodeBank(train, splits.train.labels), wanted)
 
 
 def common_codes(bank: CodeBank, labels: Tensor) -> Tensor:
@@ -134,15 +171,18 @@ def common_codes(bank: CodeBank, labels: Tensor) -> Tensor:
     return sign_codes(shared.float() @ bank.codes.float())
 
 
-def draw_items(has_label: Tensor, config: PlantConfig) -> Tensor:
-    """Return the rows (M,) of database images to change: of the label to hide, of other labels to be found.
+def draw_items(related: Tensor, config: PlantConfig) -> Tensor:
+    """Return the rows (M,) of database images to change: to hide, of those `related` (N,); to be found, of the others.
 
     Raises:
         ArgumentError: there is none.
     """
-    rows = torch.nonzero(has_label if config.hide else ~has_label).flatten()
+    rows = torch.nonzero(related if config.hide else ~related).flatten()
     if not len(rows):
-        raise ArgumentError(f"`label` leaves items to change; every or no item of the database has {config.label}")
+        found = f"{'no' if config.hide else 'every'} item of the database"
+        if config.label is None:
+            raise ArgumentError(f"`queries` leave items to change; {found} shares a label with one of them")
+        raise ArgumentError(f"`label` leaves items to change; {found} has {config.label}")
     order = torch.randperm(len(rows), generator=make_generator(config.seed, "plant"))
     return rows[order[: config.count]]
 
@@ -184,7 +224,8 @@ def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, s
 
 def print_plant(report: Mapping[str, Any]) -> None:
     """Print how often the items are found before and after."""
-    title = f"{report['items']} items that {'hide from' if report['hide'] else 'want to be found by'} {report['label']}"
+    whom = report["label"] or f"queries {', '.join(map(str, report['query_rows']))}"
+    title = f"{report['items']} items that {'hide from' if report['hide'] else 'want to be found by'} {whom}"
     rows = [
         (
             f"first {n}",
