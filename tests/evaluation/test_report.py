@@ -128,7 +128,8 @@ class Page(HTMLParser):
 
 
 def write(out: Path, *runs: Path) -> tuple[Page, str]:
-    page = report.write_report([(run.name, run) for run in runs], out)
+    page, combined = report.write_report([(run.name, run) for run in runs], out)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == combined
     return Page(page.read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
 
 

@@ -216,7 +216,7 @@ def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, 
     )
     name = name_of(config.name, config.checkpoint)
     report = outcome.write(config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean)
-    page = write_report([(name, config.out)], config.out / "page")
+    page, _ = write_report([(name, config.out)], config.out / "page")
     if not config.quiet:
         print_attack(report, page)
     return report
