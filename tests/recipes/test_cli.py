@@ -300,7 +300,9 @@ def test_the_first_line_says_what_makes_the_numbers_unreliable(
     file = tmp_path / ("metrics.json" if command == ["evaluate"] else "report.json")
     found = json.loads(file.read_text())
     assert flag in [each["name"] for each in found["flags"]]
-    assert '"unreliable": true' in "".join(file.read_text().splitlines()[:6])
+    for path in (file, *tmp_path.glob("result.json")):
+        assert list(json.loads(path.read_text()))[:2] == ["unreliable", "flags"]
+        assert path.read_text().splitlines()[1] == '  "unreliable": true,'
 
 
 def test_a_report_says_first_which_of_its_runs_are_unreliable(

@@ -100,11 +100,11 @@ class Outcome:
         [flipped_interval] = bootstrap_intervals(flipped[:, None])
         self._save_images(out / "adversarial.safetensors")
         report: dict[str, Any] = {
+            "unreliable": bool(flags),
+            "flags": [vars(flag) for flag in flags],
             "saat": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
-            "unreliable": bool(flags),
-            "flags": [vars(flag) for flag in flags],
             "data": {
                 "name": self.subject.data.name,
                 "options": self._data_options(),
