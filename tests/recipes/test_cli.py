@@ -244,6 +244,13 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
     assert 0 < report["t_map_chance"] < 1
+    toward, targets = report["toward_target"], load_file(tmp_path / "adversarial.safetensors")["target_labels"]
+    assert (toward["map"], toward["chance_map"]) == (report["t_map_attacked"], report["t_map_chance"])
+    assert toward["queries"] == int(targets.any(1).sum())
+    assert toward["success_rate_at"]["1"] == pytest.approx(toward["precision_at"]["1"])  # of one label each
+    assert toward["chance"]["success_rate_at"]["1"] < toward["success_rate_at"]["1"] < toward["success_rate_at"]["10"]
+    for rank, (low, high) in toward["intervals"]["success_rate_at"].items():
+        assert low <= toward["success_rate_at"][rank] <= high
     for name in ("t_map_clean", "t_map_attacked", "bit_flip_rate"):
         low, high = report[f"{name}_interval"]
         assert 0 <= low < report[name] < high <= 1

@@ -17,7 +17,7 @@ from saat.data.catalog import DataOptions
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
 from saat.evaluation.intervals import bootstrap_intervals
-from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval
+from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval, toward_target
 from saat.evaluation.sanity import Flag
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
@@ -139,11 +139,12 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            for state, codes in (("clean", clean_codes), ("attacked", self.attacked)):
-                toward = self.measure(codes, self.targets)
+            aimed = self.measure(self.attacked, self.targets)
+            for state, toward in (("clean", self.measure(clean_codes, self.targets)), ("attacked", aimed)):
                 report[f"t_map_{state}"] = toward.map
                 report[f"t_map_{state}_interval"] = list(toward.map_interval)
-            report["t_map_chance"] = toward.chance_map
+            report["t_map_chance"] = aimed.chance_map
+            report["toward_target"] = toward_target(aimed).to_json()
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
 
