@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -103,6 +104,22 @@ def test_trials_are_drawn_by_epsilon_and_by_steps_for_those_who_ran_them():
         assert not lines(charts[norm], COLORS[other])
         assert ">attacked: none<" not in charts[norm]
     assert trial_charts({"none": REPORT}) == {}
+
+
+def test_trials_that_begin_at_0_are_drawn_from_there_and_those_of_older_versions_from_the_first():
+    def places(values: dict[str, float]) -> list[float]:
+        attack = ATTACK | {"trials": TRIALS | {"map_by_epsilon": values}}
+        panels, _, _ = trial_charts({"a": REPORT | {"attack": attack}})["linf"].partition('id="legend_')
+        path = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; [^"]*stroke: {COLORS[0].lower()};', panels)[0]
+        return [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
+
+    shares = {str(share * 8 / 255): 1 - share / 10 for share in (0, 0.25, 0.5, 1, 2, 4)}
+    found = places(shares)
+    assert len(found) == 6
+    steps = [right - left for left, right in itertools.pairwise(found)]
+    assert steps == pytest.approx([steps[0]] * 5, rel=1e-3)
+    del shares["0.0"]
+    assert len(places(shares)) == 5
 
 
 def test_a_kind_without_a_pair_draws_an_empty_histogram():

@@ -121,8 +121,12 @@ def _draw_band(axes: Axes, ends: Mapping[str, Sequence[float]], color: str) -> N
 
 
 def _mark(axes: Axes, places: Sequence[float]) -> None:
-    """Make the x axis logarithmic, with these places and no others marked."""
-    axes.set_xscale("log")
+    """Make the x axis logarithmic, but linear from 0 to the next place, with these places, ascending, marked alone."""
+    if places[0] == 0:
+        axes.set_xscale("symlog", base=2, linthresh=places[1], linscale=0.5)
+        axes.set_xlim(left=-places[1] / 4)  # its own margin is wider, for nothing
+    else:
+        axes.set_xscale("log")
     axes.set_xticks(places, labels=[f"{place:,.4g}" for place in places])
     axes.minorticks_off()
 
