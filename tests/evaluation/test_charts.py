@@ -71,7 +71,7 @@ def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chanc
     for text in (*AT_RANK.values(), "rank N", "1", "10", "1,000", "clean: plain", "attacked: plain", "chance"):
         assert f">{text}<" in chart
     found = lines(chart, COLORS[0])
-    assert [dash for dash, _ in found] == ["solid", "dashed"] * 4
+    assert [dash for dash, _ in found] == ["solid", "dashed"] * len(AT_RANK)
     for (_, clean), (_, attacked) in zip(found[::2], found[1::2], strict=True):
         assert clean == sorted(clean)  # the values fall, the page counts from its top
         assert min(attacked) > max(clean)
@@ -83,7 +83,7 @@ def test_intervals_are_bands_around_their_lines():
     chart = rank_chart({"plain": REPORT | {"clean": STATE | {"intervals": band}}})
     shape = r'<path id="(\w+)" d="([^"]+)"/>\s*</defs>\s*<g.*>\s*<use xlink:href="#\1" [^>]*y="(\S+)" style="([^"]+)"'
     bands = [found[1:] for found in re.findall(shape, chart) if "fill-opacity" in found[3]]
-    assert len(bands) == 4
+    assert len(bands) == len(AT_RANK)
     for (path, base, style), (_, line) in zip(bands, lines(chart, COLORS[0])[::2], strict=True):
         assert f"fill: {COLORS[0].lower()};" in style
         heights = [float(base) + float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]

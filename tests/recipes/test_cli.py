@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import nn
 from saat.cli import COMMANDS, main
 from saat.data.fashion import read_fashion
 from saat.parsing import load_yaml, parse
+from saat.recipes.attack import print_attack
 
 SMALL = [
     "--data.train_size=160",
@@ -254,6 +256,14 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     for name in ("t_map_clean", "t_map_attacked", "bit_flip_rate"):
         low, high = report[f"{name}_interval"]
         assert 0 <= low < report[name] < high <= 1
+
+
+def test_the_table_of_an_attack_has_flipped_bits_with_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    maps = {"clean_map": 0.912, "attacked_map": 0.321, "chance_map": 0.123}
+    flips = {"bit_flip_rate": 0.375, "bit_flip_rate_chance": 0.456}
+    print_attack({"flags": [], "name": "a"} | maps | flips, Path("page"))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "0.912" in line)
+    assert re.findall(r"0\.\d+", row) == ["0.912", "0.321", "0.123", "0.375", "0.456"]
 
 
 def test_no_item_for_a_target_gets_an_answer(

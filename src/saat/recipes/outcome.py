@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saat import __version__
 from saat.data.catalog import DataOptions
+from saat.evaluation.code_statistics import chance_bit_flip_rate
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
 from saat.evaluation.intervals import bootstrap_intervals
@@ -122,6 +123,7 @@ class Outcome:
             "attacked": attacked.to_json(),
             "bit_flip_rate": flipped.mean().item(),
             "bit_flip_rate_interval": list(flipped_interval),
+            "bit_flip_rate_chance": chance_bit_flip_rate(clean_codes),
             "change": _finite(summarize_change(self.adversarial, clean_images)),
             "attack": attack,
             "examples": write_examples(
