@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -70,7 +71,7 @@ def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chanc
     for text in (*AT_RANK.values(), "rank N", "1", "10", "1,000", "clean: plain", "attacked: plain", "chance"):
         assert f">{text}<" in chart
     found = lines(chart, COLORS[0])
-    assert [dash for dash, _ in found] == ["solid", "dashed"] * 4
+    assert [dash for dash, _ in found] == ["solid", "dashed"] * len(AT_RANK)
     for (_, clean), (_, attacked) in zip(found[::2], found[1::2], strict=True):
         assert clean == sorted(clean)  # the values fall, the page counts from its top
         assert min(attacked) > max(clean)
@@ -82,7 +83,7 @@ def test_intervals_are_bands_around_their_lines():
     chart = rank_chart({"plain": REPORT | {"clean": STATE | {"intervals": band}}})
     shape = r'<path id="(\w+)" d="([^"]+)"/>\s*</defs>\s*<g.*>\s*<use xlink:href="#\1" [^>]*y="(\S+)" style="([^"]+)"'
     bands = [found[1:] for found in re.findall(shape, chart) if "fill-opacity" in found[3]]
-    assert len(bands) == 4
+    assert len(bands) == len(AT_RANK)
     for (path, base, style), (_, line) in zip(bands, lines(chart, COLORS[0])[::2], strict=True):
         assert f"fill: {COLORS[0].lower()};" in style
         heights = [float(base) + float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]
@@ -103,6 +104,22 @@ def test_trials_are_drawn_by_epsilon_and_by_steps_for_those_who_ran_them():
         assert not lines(charts[norm], COLORS[other])
         assert ">attacked: none<" not in charts[norm]
     assert trial_charts({"none": REPORT}) == {}
+
+
+def test_trials_that_begin_at_0_are_drawn_from_there_and_those_of_older_versions_from_the_first():
+    def places(values: dict[str, float]) -> list[float]:
+        attack = ATTACK | {"trials": TRIALS | {"map_by_epsilon": values}}
+        panels, _, _ = trial_charts({"a": REPORT | {"attack": attack}})["linf"].partition('id="legend_')
+        path = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; [^"]*stroke: {COLORS[0].lower()};', panels)[0]
+        return [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
+
+    shares = {str(share * 8 / 255): 1 - share / 10 for share in (0, 0.25, 0.5, 1, 2, 4)}
+    found = places(shares)
+    assert len(found) == 6
+    steps = [right - left for left, right in itertools.pairwise(found)]
+    assert steps == pytest.approx([steps[0]] * 5, rel=1e-3)
+    del shares["0.0"]
+    assert len(places(shares)) == 5
 
 
 def test_a_kind_without_a_pair_draws_an_empty_histogram():

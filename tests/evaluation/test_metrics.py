@@ -1,10 +1,11 @@
+import itertools
 import json
 
 import pytest
 import torch
 
 from saat.errors import ArgumentError
-from saat.evaluation.code_statistics import bit_entropies, count_distinct
+from saat.evaluation.code_statistics import bit_entropies, chance_bit_flip_rate, count_distinct
 from saat.evaluation.metrics import bit_flip_rate, evaluate_retrieval, standard_error
 from saat.hamming import sign_codes
 
@@ -148,6 +149,13 @@ def test_flipped_bits_are_counted_query_by_query():
     assert bit_flip_rate(clean, attacked).tolist() == [0.0, 0.25, 1.0]
     with pytest.raises(ArgumentError, match=r"have the same shape; got \(3, 8\) and \(2, 8\)"):
         bit_flip_rate(clean, attacked[:2])
+
+
+def test_chance_of_flipped_bits_is_the_mean_over_all_pairs_of_queries():
+    codes = torch.randint(0, 2, (9, 16), generator=torch.Generator().manual_seed(0)).to(torch.int8) * 2 - 1
+    pairs = [bit_flip_rate(codes[a : a + 1], codes[b : b + 1]).item() for a, b in itertools.combinations(range(9), 2)]
+    assert chance_bit_flip_rate(codes) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert chance_bit_flip_rate(codes[:1]) == chance_bit_flip_rate(codes[:1].expand(4, -1)) == 0.0
 
 
 def test_standard_error_of_one_value_is_zero():

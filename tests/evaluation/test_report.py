@@ -128,7 +128,8 @@ class Page(HTMLParser):
 
 
 def write(out: Path, *runs: Path) -> tuple[Page, str]:
-    page = report.write_report([(run.name, run) for run in runs], out)
+    page, combined = report.write_report([(run.name, run) for run in runs], out)
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == combined
     return Page(page.read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
 
 
@@ -172,6 +173,14 @@ def test_what_is_measured_at_rank_and_in_trials_is_drawn_and_written(tmp_path: P
         f"{value:.3f} ({ends[rank][0]:.3f} to {ends[rank][1]:.3f})" for rank, value in found["ndcg_at"].items()
     ]
     assert rows["| nDCG, chance"] == [f"{value:.3f}" for value in found["chance"]["ndcg_at"].values()]
+    for state in ("clean", "chance"):
+        values = (found if state == "clean" else found["chance"])["map_at"].values()
+        assert [cell[:5] for cell in rows[f"| MAP, {state}"]] == [f"{value:.3f}" for value in values]
+    low, high = found["intervals"]["precision_within_radius_2"]
+    within = f"{found['precision_within_radius_2']:.3f}"
+    assert rows["| precision"][0] == f"{within} ({low:.3f} to {high:.3f})"
+    assert rows["| precision"][2] == f"{found['chance']['precision_within_radius_2']:.3f}"
+    assert f"within radius 2precision clean {within} {low:.3f} to {high:.3f}, attacked" in page.text
     assert rows["| epsilon of the trials"] == ["8/255", "128/255"]
     assert [cells for name, cells in rows.items() if name == "| MAP"] == [["0.432", "0.234"]]
     assert "0.321 | 0.123" in markdown
@@ -179,6 +188,7 @@ def test_what_is_measured_at_rank_and_in_trials_is_drawn_and_written(tmp_path: P
 
 def test_a_mean_stands_with_its_interval_and_a_report_of_an_older_version_without(tmp_path: Path):
     aimed = {"t_map_clean": 0.2, "t_map_attacked": 0.9, "t_map_attacked_interval": [0.81, 0.95], "t_map_chance": 0.3}
+    aimed |= {"bit_flip_rate": 0.375, "bit_flip_rate_interval": [0.321, 0.432], "bit_flip_rate_chance": 0.456}
     new = make_run(tmp_path / "new", attack=ATTACK | {"targeted": True}, **aimed)
     page, markdown = write(tmp_path / "out", new)
     content = json.loads((new / "report.json").read_text())
@@ -188,6 +198,8 @@ def test_a_mean_stands_with_its_interval_and_a_report_of_an_older_version_withou
             assert f"{content[f'{state}_{key}']:.3f} {low:.3f} to {high:.3f}" in page.text
             assert f"{content[f'{state}_{key}']:.3f} ({low:.3f} to {high:.3f})" in markdown
     assert "0.900 0.810 to 0.950" in page.text
+    assert "0.375 0.321 to 0.432 of a query's bits; by chance, with the code of another query, 0.456" in page.text
+    assert "| 0.375 (0.321 to 0.432) | 0.456 |" in markdown
     assert "| 0.200 | 0.900 (0.810 to 0.950) | 0.300 |" in markdown
     for state in ("clean", "attacked"):
         content[state] = {key: value for key, value in content[state].items() if "interval" not in key}

@@ -22,7 +22,7 @@ def test_a_sound_model_falls_as_radius_and_steps_grow():
     batch = scene(Linear()).batch
     trials = run_trials(batch)
     assert trials.vanished_gradients == trials.instability == 0.0
-    assert list(trials.radii) == [share * 8 / 255 for share in RADII] + [0.5]
+    assert list(trials.radii) == [0.0, *(share * 8 / 255 for share in RADII), 0.5]
     assert list(trials.steps) == list(SWEEP_STEPS)
     for sweep in (trials.radii, trials.steps):
         means = [values.mean().item() for values in sweep.values()]
@@ -30,8 +30,8 @@ def test_a_sound_model_falls_as_radius_and_steps_grow():
         assert means[0] > means[-1] + 0.2
         assert all(values.shape == (40,) for values in sweep.values())
     assert torch.equal(trials.radii[8 / 255], trials.steps[20])
-    clean = batch.average_precision(batch.images)
-    assert trials.radii[2 / 255].mean() < clean.mean()
+    assert torch.equal(trials.radii[0.0], batch.average_precision(batch.images))
+    assert trials.radii[2 / 255].mean() < trials.radii[0.0].mean()
 
 
 def test_json_holds_the_means():
@@ -40,7 +40,7 @@ def test_json_holds_the_means():
     assert found.keys() == {"vanished_gradients", "instability", "map_by_epsilon", "map_by_steps"}
     by_epsilon = found["map_by_epsilon"]
     assert isinstance(by_epsilon, dict)
-    assert list(by_epsilon) == ["0.125", "0.25", "0.5", "1", "2", "6.9282"]  # 0.5 * sqrt(3 * 8 * 8)
+    assert list(by_epsilon) == ["0", "0.125", "0.25", "0.5", "1", "2", "6.9282"]  # 0.5 * sqrt(3 * 8 * 8)
     assert by_epsilon["0.5"] == pytest.approx(trials.radii[0.5].mean().item())
     assert list(found["map_by_steps"]) == ["1", "5", "20"]
 
@@ -60,7 +60,7 @@ def test_saved_trials_are_what_was_found(tmp_path):
 
 def test_no_radius_is_beyond_that_of_plain_gray():
     radii = list(run_trials(scene(Linear(), epsilon=0.2).batch).radii)
-    assert radii == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.5])
+    assert radii == pytest.approx([0.0, 0.05, 0.1, 0.2, 0.4, 0.5])
 
 
 def test_best_and_steps_take_no_part():

@@ -23,4 +23,4 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the pictures and the page, which take longest: tests/evaluation and test_cli.py look at those."""
     monkeypatch.setattr("saat.recipes.outcome.write_examples", lambda *_, **__: [])
     for recipe in ("attack", "evaluate"):
-        monkeypatch.setattr(f"saat.recipes.{recipe}.write_report", lambda _, out: out / "report.html")
+        monkeypatch.setattr(f"saat.recipes.{recipe}.write_report", lambda _, out: (out / "report.html", {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import nn
 from saat.cli import COMMANDS, main
 from saat.data.fashion import read_fashion
 from saat.parsing import load_yaml, parse
+from saat.recipes.attack import print_attack
 
 SMALL = [
     "--data.train_size=160",
@@ -244,9 +246,24 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["t_map_attacked"] > report["t_map_clean"]
     assert 0 < report["t_map_chance"] < 1
+    toward, targets = report["toward_target"], load_file(tmp_path / "adversarial.safetensors")["target_labels"]
+    assert (toward["map"], toward["chance_map"]) == (report["t_map_attacked"], report["t_map_chance"])
+    assert toward["queries"] == int(targets.any(1).sum())
+    assert toward["success_rate_at"]["1"] == pytest.approx(toward["precision_at"]["1"])  # of one label each
+    assert toward["chance"]["success_rate_at"]["1"] < toward["success_rate_at"]["1"] < toward["success_rate_at"]["10"]
+    for rank, (low, high) in toward["intervals"]["success_rate_at"].items():
+        assert low <= toward["success_rate_at"][rank] <= high
     for name in ("t_map_clean", "t_map_attacked", "bit_flip_rate"):
         low, high = report[f"{name}_interval"]
         assert 0 <= low < report[name] < high <= 1
+
+
+def test_the_table_of_an_attack_has_flipped_bits_with_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    maps = {"clean_map": 0.912, "attacked_map": 0.321, "chance_map": 0.123}
+    flips = {"bit_flip_rate": 0.375, "bit_flip_rate_chance": 0.456}
+    print_attack({"flags": [], "name": "a"} | maps | flips, Path("page"))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "0.912" in line)
+    assert re.findall(r"0\.\d+", row) == ["0.912", "0.321", "0.123", "0.375", "0.456"]
 
 
 def test_no_item_for_a_target_gets_an_answer(
@@ -300,7 +317,9 @@ def test_the_first_line_says_what_makes_the_numbers_unreliable(
     file = tmp_path / ("metrics.json" if command == ["evaluate"] else "report.json")
     found = json.loads(file.read_text())
     assert flag in [each["name"] for each in found["flags"]]
-    assert '"unreliable": true' in "".join(file.read_text().splitlines()[:6])
+    for path in (file, *tmp_path.glob("result.json")):
+        assert list(json.loads(path.read_text()))[:2] == ["unreliable", "flags"]
+        assert path.read_text().splitlines()[1] == '  "unreliable": true,'
 
 
 def test_a_report_says_first_which_of_its_runs_are_unreliable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from saat.cli import main
 from saat.evaluation.metrics import evaluate_retrieval
@@ -118,6 +119,20 @@ def test_saved_images_have_whole_gray_levels_within_epsilon(
     changes += [(found.int() - clean).abs() for found in saved_members(out, "fast").values()]
     assert [int(change.max()) for change in changes] == [levels] * 3
     assert numbers(out)["attack"]["max_perturbation"] == pytest.approx(levels / 255, abs=1e-6)
+
+
+def test_images_of_a_members_file_are_checked_though_none_is_a_worst_case(
+    whole: Path, tiny: Path, tmp_path: Path, subject: Subject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "copy")
+    file = out / "members" / "fast-away-from-mainstay-00000.safetensors"
+    content = load_file(file)
+    clean = subject.splits.query.images[: len(content["images"])]
+    content["images"] = clean.clone()
+    content["images"][0, 0, 0, 0] = clean[0, 0, 0, 0] ^ 128
+    save_file(content, file)
+    assert main(words(tiny, out)) == 2
+    assert "saved images of away-from-mainstay leave the threat model" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("short_trials")

@@ -20,6 +20,7 @@ AT_RANK = {
     "precision_at": "precision",
     "recall_at": "recall",
     "ndcg_at": "nDCG",
+    "map_at": "MAP",
     "success_rate_at": "success rate",
 }
 STYLE: Any = {
@@ -61,10 +62,10 @@ def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
     A band around a line is the 95 % interval of its values; reports of older versions have none.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 5.6), layout="constrained")
-        panels = figure.subplots(2, 2, sharex=True, sharey=True)
+        figure = Figure(figsize=(6.0, 8.0), layout="constrained")
+        panels = figure.subplots(3, 2, sharex=True, sharey=True)
         chance = next(iter(models.values()))["clean"]["chance"]
-        for axes, (key, title) in zip(panels.flat, AT_RANK.items(), strict=True):
+        for axes, (key, title) in zip(panels.flat, AT_RANK.items(), strict=False):
             for color, (name, report) in zip(COLORS, models.items(), strict=False):
                 for state, line in LINES.items():
                     _draw_values(axes, report[state][key], f"o{line}", color=color, label=f"{state}: {name}")
@@ -73,8 +74,10 @@ def rank_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
             _draw_values(axes, chance[key], ":", color=TEXT, label="chance")
             _mark(axes, [float(rank) for rank in chance[key]])
             axes.set(title=title, ylim=(0, 1.04))
-        for axes in panels[1]:
+        panels[2, 1].remove()  # of five panels in three rows
+        for axes in (panels[1, 1], panels[2, 0]):
             axes.set_xlabel("rank N")
+            axes.tick_params(labelbottom=True)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return _svg(figure)
 
@@ -121,8 +124,12 @@ def _draw_band(axes: Axes, ends: Mapping[str, Sequence[float]], color: str) -> N
 
 
 def _mark(axes: Axes, places: Sequence[float]) -> None:
-    """Make the x axis logarithmic, with these places and no others marked."""
-    axes.set_xscale("log")
+    """Make the x axis logarithmic, but linear from 0 to the next place, with these places, ascending, marked alone."""
+    if places[0] == 0:
+        axes.set_xscale("symlog", base=2, linthresh=places[1], linscale=0.5)
+        axes.set_xlim(left=-places[1] / 4)  # its own margin is wider, for nothing
+    else:
+        axes.set_xscale("log")
     axes.set_xticks(places, labels=[f"{place:,.4g}" for place in places])
     axes.minorticks_off()
 

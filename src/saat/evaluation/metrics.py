@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 
 import torch
 from torch import Tensor
@@ -185,6 +185,30 @@ def evaluate_retrieval(
         queries_without_label=int((~labeled).sum()),
         average_precision=precision,
         chance_average_precision=chance,
+    )
+
+
+def toward_target(metrics: RetrievalMetrics) -> RetrievalMetrics:
+    """Return a measurement by the targets' labels with the success rate of an attack that aims at them.
+
+    It succeeds at rank n where something relevant to the target is among the first n, not where nothing is.
+
+    >>> codes = torch.tensor([[1, 1], [-1, -1]], dtype=torch.int8)
+    >>> metrics = evaluate_retrieval(codes, torch.eye(2), codes, torch.eye(2))
+    >>> metrics.success_rate_at, toward_target(metrics).success_rate_at
+    ({1: 0.0}, {1: 1.0})
+    """
+
+    def opposite(rates: dict[int, float]) -> dict[int, float]:
+        return {rank: _round(1.0 - rate) for rank, rate in rates.items()}
+
+    ends = metrics.intervals.success_rate_at
+    opposite_ends = {rank: (_round(1.0 - high), _round(1.0 - low)) for rank, (low, high) in ends.items()}
+    return replace(
+        metrics,
+        success_rate_at=opposite(metrics.success_rate_at),
+        chance=replace(metrics.chance, success_rate_at=opposite(metrics.chance.success_rate_at)),
+        intervals=replace(metrics.intervals, success_rate_at=opposite_ends),
     )
 
 

@@ -215,12 +215,15 @@ def match_examples(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
     return list(matched.values())
 
 
-def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
-    """Write `report.html` (self-contained), `report.md` and `report.json` to `out`; return the page's path.
+def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, Report]:
+    """Write `report.html` (self-contained), `report.md` and `report.json` to `out`.
 
     Args:
         runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
         out: a folder that is none of the runs' own.
+
+    Returns:
+        The path of the page, and what `report.json` holds: see `combine_reports`.
 
     Raises:
         DataError: a run has no readable report, or lacks a picture.
@@ -257,7 +260,7 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> Path:
     pages = {name: environment.get_template(name).render(values) for name in ("report.html", "report.md")}
     for name, page in (pages | {"report.json": json.dumps(combined, indent=2) + "\n"}).items():
         write_text(out / name, page)
-    return out / "report.html"
+    return out / "report.html", combined
 
 
 def page_environment() -> jinja2.Environment:

@@ -31,11 +31,11 @@ def result_card(report: Mapping[str, Any]) -> Card:
     """
     attack = report["attack"]
     return {
+        "unreliable": report["unreliable"],
+        "flags": [flag["name"] for flag in report["flags"]],
         "saat": report["saat"],
         "created": report["created"],
         "name": report["name"],
-        "unreliable": report["unreliable"],
-        "flags": [flag["name"] for flag in report["flags"]],
         "dataset": {key: report["data"].get(key) for key in ("name", "sizes", "checksums", *FRAME)},
         "model": without_paths(report["model"]),
         "threat": {"norm": attack["norm"], "epsilon": attack["epsilon"]},

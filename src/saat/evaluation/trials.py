@@ -30,7 +30,7 @@ class Trials:
     Args:
         vanished_gradients: share of the queries whose gradient is zero or not finite at the clean image.
         instability: largest difference of the logits of two passes over the same images, in mean |logit|.
-        radii: average precision of the queries by radius of the attack, float64 (Q,) each, ascending.
+        radii: average precision of the queries by radius of the attack, float64 (Q,) each, ascending from 0, no attack.
         steps: average precision of the queries by number of steps, float64 (Q,) each, ascending.
         epsilon: of the attacks by steps.
     """
@@ -95,7 +95,10 @@ def run_trials(batch: SuiteBatch) -> Trials:
     return Trials(
         vanished_gradients=vanished_share(batch.model, batch.images, mainstay),
         instability=instability(batch.model, batch.images),
-        radii={radius: _attacked(batch, radius, SWEEP_STEPS[-1]) for radius in radii},
+        radii={
+            0.0: batch.average_precision(batch.images).cpu(),
+            **{radius: _attacked(batch, radius, SWEEP_STEPS[-1]) for radius in radii},
+        },
         steps={steps: _attacked(batch, epsilon, steps) for steps in SWEEP_STEPS},
         epsilon=epsilon,
     )

@@ -216,7 +216,7 @@ def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, 
     )
     name = name_of(config.name, config.checkpoint)
     report = outcome.write(config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean)
-    page = write_report([(name, config.out)], config.out / "page")
+    page, _ = write_report([(name, config.out)], config.out / "page")
     if not config.quiet:
         print_attack(report, page)
     return report
@@ -270,9 +270,10 @@ def search(
 
 
 def print_attack(report: Mapping[str, Any], page: Path) -> None:
-    """Print the flags, then clean, attacked and chance MAP, and where the page lies."""
+    """Print the flags, then MAP and the bit-flip rate with chance, and where the page lies."""
     print_flags(report["flags"])
     columns = {"model": "name", "clean MAP": "clean_map", "attacked MAP": "attacked_map", "chance MAP": "chance_map"}
+    columns |= {"bit flip rate": "bit_flip_rate", "chance bit flip rate": "bit_flip_rate_chance"}
     if "t_map_attacked" in report:
         columns |= {"t-MAP clean": "t_map_clean", "t-MAP attacked": "t_map_attacked", "t-MAP chance": "t_map_chance"}
     values = [report[key] for key in columns.values()]

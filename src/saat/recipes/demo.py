@@ -13,7 +13,7 @@ from PIL import Image
 
 from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
-from saat.evaluation.report import combine_reports, write_report
+from saat.evaluation.report import write_report
 from saat.recipes.attack import AttackConfig, attack
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.tables import print_table
@@ -81,9 +81,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     attack_hardened = replace(attack_plain, out=config.out / "attack-hardened", checkpoint=hardened, name="hardened")
     attack(attack_hardened)
     runs = [("plain", attack_plain.out), ("hardened", attack_hardened.out)]
-    page = write_report(runs, config.out)
+    page, report = write_report(runs, config.out)
     write_database(load_splits(DataOptions(**sizes), quiet=True), config.out / "database")
-    report = combine_reports(runs)
     if not config.quiet:
         rows = [
             (

@@ -101,7 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         report, page, flags = None, None, clean_flags(subject, codes, clean, device)
     else:
         report = write_suite(config, options, subject, codes, run_suite(options, subject, codes, device))
-        page = write_report([(report["name"], options.out)], options.out / "page")
+        page, _ = write_report([(report["name"], options.out)], options.out / "page")
         flags = report["flags"]
     metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": flags, **clean.to_json()}
     if corrupted:

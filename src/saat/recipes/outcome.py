@@ -14,10 +14,11 @@ from torch import Tensor
 
 from saat import __version__
 from saat.data.catalog import DataOptions
+from saat.evaluation.code_statistics import chance_bit_flip_rate
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
 from saat.evaluation.intervals import bootstrap_intervals
-from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval
+from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval, toward_target
 from saat.evaluation.sanity import Flag
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
@@ -100,11 +101,11 @@ class Outcome:
         [flipped_interval] = bootstrap_intervals(flipped[:, None])
         self._save_images(out / "adversarial.safetensors")
         report: dict[str, Any] = {
+            "unreliable": bool(flags),
+            "flags": [vars(flag) for flag in flags],
             "saat": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
-            "unreliable": bool(flags),
-            "flags": [vars(flag) for flag in flags],
             "data": {
                 "name": self.subject.data.name,
                 "options": self._data_options(),
@@ -122,6 +123,7 @@ class Outcome:
             "attacked": attacked.to_json(),
             "bit_flip_rate": flipped.mean().item(),
             "bit_flip_rate_interval": list(flipped_interval),
+            "bit_flip_rate_chance": chance_bit_flip_rate(clean_codes),
             "change": _finite(summarize_change(self.adversarial, clean_images)),
             "attack": attack,
             "examples": write_examples(
@@ -139,11 +141,12 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            for state, codes in (("clean", clean_codes), ("attacked", self.attacked)):
-                toward = self.measure(codes, self.targets)
+            aimed = self.measure(self.attacked, self.targets)
+            for state, toward in (("clean", self.measure(clean_codes, self.targets)), ("attacked", aimed)):
                 report[f"t_map_{state}"] = toward.map
                 report[f"t_map_{state}_interval"] = list(toward.map_interval)
-            report["t_map_chance"] = toward.chance_map
+            report["t_map_chance"] = aimed.chance_map
+            report["toward_target"] = toward_target(aimed).to_json()
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saat.errors import ArgumentError
-from saat.evaluation.report import combine_reports, write_report
+from saat.evaluation.report import write_report
 from saat.recipes.tables import print_flags
 
 
@@ -30,9 +30,7 @@ def report(config: ReportConfig) -> Path:
     names = config.names or [path.name for path in config.runs]
     if not config.runs or len(names) != len(config.runs) or len(set(names)) != len(names):
         raise ArgumentError(f"`names` has one distinct name a run; got {names} for {len(config.runs)} runs")
-    runs = list(zip(names, config.runs, strict=True))
-    page = write_report(runs, config.out)
-    combined = combine_reports(runs)
+    page, combined = write_report(list(zip(names, config.runs, strict=True)), config.out)
     for name in names:
         print_flags(combined[name]["flags"], of=name)
     print(f"report: {page}")

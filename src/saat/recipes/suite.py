@@ -140,6 +140,7 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
             images[part], exact_codes[part] = found["images"], found["codes"]
             evaluations += int(found["model_evaluations"])
             seconds += float(found["seconds"])
+        _verified(options.threat, images, query.images, of=name)
         member_codes = sign_codes(encode_logits(subject.model, images, label=f"encode {name}", quiet=options.quiet))
         metrics = outcome.measure(member_codes)
         exact = outcome.measure(exact_codes).average_precision
@@ -155,7 +156,7 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         members=members,
         trials=trials,
         any_code_map=_any_code_map(first.deployment, worst[rows].to(device), query.labels[rows].to(device)),
-        largest_change=_verified(options.threat, worst_images, query.images),
+        largest_change=_verified(options.threat, worst_images, query.images, of="the worst case"),
     )
 
 
@@ -277,10 +278,10 @@ def _any_code_map(deployment: Deployment, codes: Tensor, labels: Tensor) -> floa
     return worst_codes(deployment, codes, labels)[1].mean().item()
 
 
-def _verified(threat: ThreatModel, images: Tensor, clean: Tensor) -> float:
+def _verified(threat: ThreatModel, images: Tensor, clean: Tensor, *, of: str) -> float:
     """Return the largest change of the images as they are saved; it is within the threat model, or saat is broken."""
     change = threat.size(images.float() / 255.0, clean.float() / 255.0)
     largest = float(change.max()) if len(change) else 0.0
     if largest > threat.epsilon + threat.tolerance:
-        raise SaatError(f"saved images leave the threat model {threat}, by {largest}: please report this")
+        raise SaatError(f"saved images of {of} leave the threat model {threat}, by {largest}: please report this")
     return largest
