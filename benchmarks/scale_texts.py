@@ -84,6 +84,10 @@ that differed from their folder, or were searched otherwise, after the next push
 `remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
 
 {table}
+
+A round is a process, and SIGKILL at a random moment. "In a write" and "in a push" are the kills between the process's
+word that it begins one and its word that it is done. `saat index` itself says no such words: there "in a write" are the
+kills that met the command running, some of them before it wrote anything; in the other rounds it had ended already.
 """
 STEPS = """\
 ## What to change
