@@ -178,7 +178,7 @@ def serving_section(result: dict[str, Any]) -> str:
 def kills_section(result: dict[str, Any]) -> str:
     """Return the section of kills, of the folder alone and with each server."""
     servers = {"none": "none", "commands": "none: `saat index` itself", "postgresql": "PostgreSQL", "milvus": "Milvus"}
-    columns = ("server", "kills", "in a write", "in a push", *FAULTS.values())
+    columns = ("server", "rounds", "in a write", "in a push", *FAULTS.values())
     keys = ("rounds", "killed_in_a_write", "killed_in_a_push", *FAULTS)
     rows = [[servers[run["server"]], *(str(run.get(key, "")) for key in keys)] for run in result["runs"]]
     return KILLS.format(table=markdown(columns, rows, text_columns=1))

@@ -51,7 +51,8 @@ WITHIN = """\
 Searches within a radius need not look at every code. `multi-index` against comparing all, at {items} images, a query a
 call: how many times as fast as the faster of numpy and FAISS; over `flat`, which is numpy, the least of all radii from
 2 to {most}; and how many items a ball of radius {most} holds. Uniform codes are fair bits, clustered ones lie around
-300 random centers, trained ones are a model's.
+300 random centers, trained ones are a model's. In `benchmarks/results/search.json`, `over_flat` is over the faster of
+the two, whatever its name, and so is `multi_index_over_flat_...`, the least of all radii at 64 and 128 bits.
 
 {table}
 
@@ -83,6 +84,10 @@ that differed from their folder, or were searched otherwise, after the next push
 `remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
 
 {table}
+
+A round is a process, and SIGKILL at a random moment. "In a write" and "in a push" are the kills between the process's
+word that it begins one and its word that it is done. `saat index` itself says no such words: there "in a write" are the
+kills that met the command running, some of them before it wrote anything; in the other rounds it had ended already.
 """
 STEPS = """\
 ## What to change

@@ -28,6 +28,13 @@ def test_the_page_is_what_the_script_writes(make_scale: ModuleType) -> None:
     assert page == make_scale.PAGE.read_text(encoding="utf-8"), "run `python benchmarks/make_scale.py`"
 
 
+def test_a_round_counts_as_a_kill_only_where_the_process_was_killed(make_scale: ModuleType) -> None:
+    run = {"server": "commands", "rounds": 200, "killed_in_a_write": 136, "lost": 0, "damaged": 0}
+    head, _, row = make_scale.kills_section({"runs": [run]}).split("\n\n")[2].splitlines()
+    assert head.startswith("| server | rounds | in a write |")
+    assert row.startswith("| none: `saat index` itself | 200 | 136 |")
+
+
 def test_its_arithmetic(make_scale: ModuleType) -> None:
     assert doctest.testmod(make_scale).failed == 0
     row = next(line for line in make_scale.bytes_table().splitlines() if line.startswith("| 10^9 "))

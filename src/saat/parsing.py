@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from saat.errors import ArgumentError
+from saat.index.address import check_no_address
 from saat.models.checkpoint import CARD_FILE, read_card
 from saat.shorthand import FRACTION, divide, spelled_out
 
@@ -62,6 +63,7 @@ class Parser(jsonargparse.ArgumentParser):
             super().error(message, ex)
         sentence = " ".join(plain_error(message, list(self._option_string_actions)).split())
         sentence = sentence.replace('"<unicode string>", ', "")  # what yaml calls a file's text
+        sentence = re.sub(r"://\S+", "://...", sentence)  # of an address, which may hold a password
         print(f"{self.prog}: {sentence}", file=sys.stderr)
         print(f"`{self.prog} --help` shows the options", file=sys.stderr)
         sys.exit(2)
@@ -172,6 +174,18 @@ def check_groups(config: type[Any], parsed: jsonargparse.Namespace) -> None:
             raise ArgumentError(f"`{name}` is a group of options, such as `{name}.{first}`; got {value!r}")
 
 
+def check_paths(parsed: jsonargparse.Namespace) -> None:
+    """Raise where a file or folder is given as an address of an index, before an error can show its password.
+
+    Raises:
+        ArgumentError: names the option.
+    """
+    for name, value in parsed.items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                check_no_address(name, path)
+
+
 def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
     """Return the command's config as the arguments, its preset and its checkpoint's card give it.
 
@@ -194,5 +208,6 @@ def parse(words: str, command: Command, arguments: Sequence[str]) -> Any:
         complete(given["data"], of_card["data"])
         parsed.data = given["data"]
     check_groups(command.config, parsed)
+    check_paths(parsed)
     config = parser.instantiate(parsed)
     return command.config(**{key: value for key, value in vars(config).items() if key not in ("config", "preset")})

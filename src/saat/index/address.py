@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from saat.errors import ArgumentError
@@ -15,6 +16,7 @@ FORMS = (
     "postgresql://[user:password@]host[:5432]/database[?table=saat]",
 )
 TABLE = "saat"  # of an address of PostgreSQL that names none
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a `Path` makes one slash of two; C:/ is a drive
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,54}")  # what both servers take as it is
 
 
@@ -61,10 +63,30 @@ class Address:
 def is_address(text: object) -> bool:
     """Return whether `text` is meant as an address, and no folder.
 
-    >>> is_address("milvus://localhost/photos"), is_address("runs/index")
-    (True, False)
+    >>> is_address("milvus://localhost/photos"), is_address("runs/index"), is_address("C:/index")
+    (True, False, False)
     """
-    return "://" in str(text)
+    return bool(_ADDRESS.match(str(text)))
+
+
+def check_no_address(name: str, path: Path) -> None:
+    """Raise where a file or folder is given as an address.
+
+    Raises:
+        ArgumentError: it is one; the message shows it without user, password and options.
+
+    >>> check_no_address("index", Path("postgresql://me:secret@db/photos"))
+    Traceback (most recent call last):
+    ...
+    saat.errors.ArgumentError: `index` is a path on this machine; got the address postgresql://db/photos?table=saat
+    """
+    if is_address(path):
+        scheme, _, rest = str(path).partition(":/")
+        try:
+            shown = str(parse_address(f"{scheme}://{rest}"))
+        except ArgumentError:
+            shown = f"{scheme}://..."
+        raise ArgumentError(f"`{name}` is a path on this machine; got the address {shown}")
 
 
 def parse_address(text: str) -> Address:
@@ -81,6 +103,8 @@ def parse_address(text: str) -> Address:
     scheme = {"postgres": "postgresql"}.get(parts.scheme, parts.scheme)
     if scheme not in SCHEMES:
         raise _wrong(f"{parts.scheme}://")
+    if "://" not in text:
+        raise _wrong(f"{parts.scheme}:/")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.path.removeprefix("/"))
     in_milvus = scheme != "postgresql"

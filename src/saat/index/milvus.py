@@ -66,6 +66,10 @@ class MilvusIndex(RemoteIndex[str]):
         """Return id and digest of the items with low <= id < high; no `high`, no end."""
         return {row["id"]: row["digest"] for row in self._query(_between(low, high), ["digest"])}
 
+    def probe(self) -> None:
+        """Raise unless the server answers."""
+        self._ask(lambda: self._client.has_collection(self.address.name, timeout=CONNECT_SECONDS))
+
     def close(self) -> None:
         """Let go of the server."""
         self._client.close()

@@ -84,6 +84,10 @@ class PgvectorIndex(RemoteIndex[Filter]):
         below = "" if high is None else " AND id < %(high)s"
         return dict(self._run("SELECT id, digest FROM {table} WHERE id >= %(low)s" + below, low=low, high=high))
 
+    def probe(self) -> None:
+        """Raise unless the server answers. A connection of its own waits for no search."""
+        self._connect().close()
+
     def close(self) -> None:
         """Let go of the server."""
         self._connection.close()

@@ -51,6 +51,14 @@ class RemoteIndex(ABC, Generic[Term]):
         """Return id and digest of the items with low <= id < high; no `high`, no end."""
 
     @abstractmethod
+    def probe(self) -> None:
+        """Raise unless the server answers, at little cost and whatever else is underway.
+
+        Raises:
+            ServerError: it does not.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the server."""
 

@@ -50,9 +50,12 @@ class Items:
         return paths
 
     def take(self, rows: Sequence[int]) -> Items:
-        """Return the items of `rows`, in that order."""
-        columns = self.columns.take(pa.array(rows, pa.int64()))
-        return Items(columns, tuple(self.identities[row] for row in rows), tuple(self.readers[row] for row in rows))
+        """Return the items of `rows`, which ascend."""
+        return Items(
+            _taken(self.columns, rows),
+            tuple(self.identities[row] for row in rows),
+            tuple(self.readers[row] for row in rows),
+        )
 
     def collection(self) -> Collection:
         """Return the items as decoders take them; their labels are metadata here, and no classes."""
@@ -199,12 +202,21 @@ def _from_collection(collection: Collection, root: Path, columns: pa.Table | Non
     if any(labels):
         table = table.append_column("label", pa.array(labels, pa.string()))
     if columns is not None:
-        for name in columns.column_names:
-            table = table.append_column(name, columns.column(name).take(pa.array(rows, pa.int64())))
+        taken = _taken(columns, rows)
+        for name in taken.column_names:
+            table = table.append_column(name, taken.column(name))
     files = [_file_and_row(path)[0] for path in paths]
     stamps = {file: _stamp(file) for file in set(files)}  # once a file: every row of a Parquet file asks
     identities = tuple(_identity(path, stamps[file]) for path, file in zip(paths, files, strict=True))
     return Items(table, identities, tuple(partial(collection.read, row) for row in rows))
+
+
+def _taken(columns: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """Return some rows of a table, which ascend."""
+    # `take` would first join the chunks of a column, and it fails where that is more than 2 GiB.
+    kept = np.zeros(columns.num_rows, np.bool_)
+    kept[list(rows)] = True
+    return columns.filter(pa.array(kept))
 
 
 def _place(root: Path, name: str) -> str:

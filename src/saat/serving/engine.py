@@ -174,6 +174,15 @@ class SearchEngine:
                 hits[row] = found[: queries[row].k]
         return hits
 
+    def probe(self) -> None:
+        """Raise unless the server of an index on one answers.
+
+        Raises:
+            ServerError: it does not.
+        """
+        if self._remote is not None:
+            self._remote.probe()
+
     def among(self, where: str) -> Among:
         """Return the items of a condition as they are now; those of the last few conditions are kept.
 

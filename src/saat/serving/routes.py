@@ -245,7 +245,7 @@ async def health() -> State:
 @router.get("/ready")
 async def ready(service: Running) -> State:
     """Say whether searches are answered."""
-    if not service.ready:
+    if not await service.ready():
         raise HTTPException(503, "not ready", {"Retry-After": "1"})
     return State("ready")
 

@@ -17,6 +17,7 @@ from saat.serving.hits import Answer
 from saat.serving.lab import Lab
 from saat.serving.limits import Limits
 from saat.serving.measures import Measures
+from saat.serving.readiness import Readiness
 from saat.serving.store import Store
 
 Result = TypeVar("Result")
@@ -54,7 +55,16 @@ class Service:
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="saat-write")
         self.attacker = ThreadPoolExecutor(1, thread_name_prefix="saat-lab")
         self.attacks = 0
-        self.ready = False
+        self.readiness = Readiness(self._probe)
+        self.started = False
+
+    async def ready(self) -> bool:
+        """Return whether searches are answered."""
+        return self.started and await self.readiness.answers()
+
+    def _probe(self) -> None:
+        for engine in filter(None, (self.engine, self.hardened)):
+            engine.probe()
 
     async def within(self, pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         """Return what `work` returns, done in a thread of `pool`."""
@@ -87,9 +97,10 @@ class Service:
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """Serve inside the block; at its end, answer what waits."""
         self.batcher.start()
-        self.ready = True
+        self.started = True
         yield
-        self.ready = False
+        self.started = False
+        self.readiness.stop()
         await self.batcher.stop()
         for pool in (self.painters, self.writer, self.attacker):
             pool.shutdown(cancel_futures=True)
