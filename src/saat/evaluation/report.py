@@ -216,14 +216,11 @@ def match_examples(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
 
 
 def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, Report]:
-    """Write `report.html` (self-contained), `report.md` and `report.json` to `out`.
+    """Write `report.html` (self-contained), `report.md` and `report.json`; return the page's path and the last's content.
 
     Args:
         runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
         out: a folder that is none of the runs' own.
-
-    Returns:
-        The path of the page, and what `report.json` holds: see `combine_reports`.
 
     Raises:
         DataError: a run has no readable report, or lacks a picture.
