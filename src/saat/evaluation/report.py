@@ -216,7 +216,7 @@ def match_examples(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, An
 
 
 def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, Report]:
-    """Write `report.html` (self-contained), `report.md` and `report.json`; return the page's path and the last's content.
+    """Write `report.html` (self-contained), `report.md` and `report.json`; return the page and the last's content.
 
     Args:
         runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
