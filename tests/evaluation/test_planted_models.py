@@ -45,7 +45,7 @@ def randomized() -> nn.Module:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the pictures and the page, which take longest and say nothing here."""
     monkeypatch.setattr("saat.recipes.outcome.write_examples", lambda *_, **__: [])
-    monkeypatch.setattr("saat.recipes.evaluate.write_report", lambda _, out: out / "report.html")
+    monkeypatch.setattr("saat.recipes.evaluate.write_report", lambda _, out: (out / "report.html", {}))
 
 
 @pytest.mark.parametrize(
