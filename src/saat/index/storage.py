@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 from saat import __version__
 from saat.errors import DataError
 from saat.index.content import IndexContent, ModelKey
+from saat.index.lock import locked
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 SUFFIXES = {"codes": "npy", "ids": "npy", "metadata": "parquet"}
 _OURS = re.compile(r"(codes|ids)-[0-9a-f]{32}\.npy|metadata-[0-9a-f]{32}\.parquet|\.saat-.*\.tmp")
 
@@ -169,21 +169,6 @@ def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -
     read_manifest(folder)
     with locked(folder):
         return _write(folder, change(read_index(folder)), before=read_manifest(folder))
-
-
-@contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep out other writers; or, `shared`, those who keep out others, while something is written beside the index.
-
-    The system lets go of the lock when the process ends, however it ends. On Windows there is none.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

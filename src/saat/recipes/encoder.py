@@ -22,7 +22,7 @@ from saat.data.collection import Content
 from saat.data.decoding import Decoded, decode_rows, open_image, resize_image
 from saat.hamming import sign_codes
 from saat.index.content import ModelKey
-from saat.index.storage import locked
+from saat.index.lock import locked
 from saat.models.checkpoint import (
     DATABASE_FOLDER,
     Card,

@@ -175,11 +175,7 @@ class SearchEngine:
         return hits
 
     def probe(self) -> None:
-        """Raise unless the server of an index on one answers.
-
-        Raises:
-            ServerError: it does not.
-        """
+        """Raise `ServerError` unless the server of an index on one answers."""
         if self._remote is not None:
             self._remote.probe()
 
@@ -264,8 +260,7 @@ class SearchEngine:
         """Return `count` items drawn by the seed, or all where there are not as many, by id."""
         content = self._all.content
         generator = np.random.default_rng(seed)
-        held = len(content.ids)
-        places = np.sort(generator.choice(held, min(count, held), replace=False))
+        places = np.sort(generator.choice(len(content), min(count, len(content)), replace=False))
         return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.rows(places)]
 
     def _around(self, number: int) -> IndexContent:
