@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench_protocol import EVALUATIONS_A_STEP
+from every_attack import SAMPLING_STEPS
 from markdown_tables import markdown, spread
 
 EQUAL_NOTE = """\
@@ -14,10 +14,10 @@ counts as one. How often, by `model_evaluations` in `attacks.json`:
 
 {looks}
 
-`fgsm` has one step by nature. `vmi-fgsm` looks {vmi} times in a step, but once in the last: with one step it is
-`fgsm`. `nes` looks {nes} times in a step and once after it. `universal` and `pros-gan` see a query once; the images of
-their training are in no row. `mi-fgsm, from the other model` looks at that one only. The attacks of the papers are
-those of the presets, shortened."""
+`fgsm` has one step by nature. `vmi-fgsm` and `nes` take {steps} steps, and look around from each as often as the budget
+allows. `universal` and `pros-gan` see a query once; the images of their training are in no row. Attacks from the other
+model look at that one only. The attacks of the papers are those of the presets, shortened; `hag, sgd` and `dhta, ngd`
+are the searches of their published code."""
 TARGETED_NOTE = """\
 t-MAP, the MAP against the labels of the targets, which targeted attacks raise; `none` is that of the clean queries. The
 table above has their MAP against the queries' own labels."""
@@ -133,13 +133,12 @@ def equal_note(
         counts = {row["attack"]: round(row["model_evaluations"] / queries) for row in rows if row["dataset"] == dataset}
         equal = [count for count in counts.values() if budget <= count <= budget + SLACK]
         others = ", ".join(f"`{name}` {count}" for name, count in counts.items() if count not in equal)
-        vmi, nes = (max(1, budget // EVALUATIONS_A_STEP[search]) for search in ("vmi", "nes"))
         trained = max(1, budget * queries // train) * train
         looks.append(
-            f"- {dataset}: {min(equal)} to {max(equal)} times, but {others}. Steps of `vmi-fgsm`: {vmi}, of `nes`: "
-            f"{nes}. Training: {trained:,} images, {trained // queries} for each query."
+            f"- {dataset}: {min(equal)} to {max(equal)} times, but {others}. Training: "
+            f"{trained:,} images, {trained // queries} for each query."
         )
-    return EQUAL_NOTE.format(looks="\n".join(looks), **EVALUATIONS_A_STEP)
+    return EQUAL_NOTE.format(looks="\n".join(looks), steps=SAMPLING_STEPS)
 
 
 def targeted_rows(rows: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[list[str]]:

@@ -8,19 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from every_attack import ESSENTIAL, EVERY, OTHER_MODEL, equal_settings
 
-from saat.attacks.papers import PRESETS
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
 from saat.recipes.attack import AttackConfig, attack_subject
-from saat.recipes.attacker import TRAINED
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.outcome import SubjectCodes, encode_subject
@@ -30,43 +29,8 @@ from saat.runtime import RunOptions, available_cores, write_text
 from saat.training import FitOptions
 
 RESULTS = Path(__file__).parent / "results"
-ESSENTIAL: dict[str, dict[str, Any]] = {"saat-paper": PRESETS["paper"], "hag": PRESETS["hag"], "pgd": {}}
 PRECISIONS = {"corel5k": "float32"}
 """Of training, by data set, where not `auto`: the depthwise convolutions of its network train faster in float32."""
-OTHER_MODEL = "other model"
-# All at the same number of evaluations of the model an image, by `equal_steps`; a gradient counts as one.
-EVERY: dict[str, dict[str, Any]] = {
-    **ESSENTIAL,
-    "pgd, margin": {"objective": "margin"},
-    "fgsm": {"search": "fgsm"},
-    "bim": {"search": "bim"},
-    "apgd": {"search": "apgd"},
-    "apgd, own code": {"search": "apgd", "goal": "own-code"},
-    "apgd, l2 of 0.5": {"search": "apgd", "norm": "l2", "epsilon": 0.5},
-    "adam": {"search": "adam"},
-    "mi-fgsm": {"search": "mi"},
-    "ni-fgsm": {"search": "ni"},
-    "si-ni-fgsm": {"search": "si-ni"},
-    "vmi-fgsm": {"search": "vmi"},
-    "di-fgsm": {"search": "di"},
-    "ti-fgsm": {"search": "ti"},
-    "square": {"search": "square"},
-    "nes": {"search": "nes"},
-    "sdha": PRESETS["sdha"],
-    "cgat": PRESETS["cgat"],
-    "pga": PRESETS["pga"],
-    "saat, targeted": PRESETS["paper-targeted"],
-    "p2p": PRESETS["p2p"],
-    "dhta": PRESETS["dhta"],
-    "tha": PRESETS["tha"],
-    "pros-gan": PRESETS["pros-gan"],
-    "universal": {"search": "universal"},
-    "patch of 5 %": {"patch": 0.05, "step_size": 0.1},
-    "square, returned ids": {"search": "square", "goal": "returned-ids"},
-    "mi-fgsm, from the other model": {"search": "mi", "surrogate": OTHER_MODEL},
-}
-EVALUATIONS_A_STEP = {"si-ni": 5, "vmi": 21, "nes": 50}
-"""Of the searches that look at the model more than once a step."""
 MakeData = Callable[[Path, int], DataOptions]
 """(folder of the data set, divisor of its sizes) -> data options."""
 
@@ -137,33 +101,28 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
     return result
 
 
-def run_every(protocol: Protocol, *, seed: int, work: Path, evaluations: int) -> dict[str, Any]:
-    """Run all attacks on the models of one seed at equal evaluations; write `results/NAME-every-seedN.json`."""
-    folder = work / f"{protocol.name}-seed{seed}"
-    result = heading() | {"evaluations_an_image": evaluations, "rows": []}
+def run_every(
+    protocol: Protocol, *, seed: int, work: Path, evaluations: int, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Run all attacks on the models of one seed at equal evaluations; write `results/NAME-every-seedN.json`.
+
+    With `names` only these are run, and their rows take their places in the file.
+    """
+    folder, path = work / f"{protocol.name}-seed{seed}", RESULTS / f"{protocol.name}-every-seed{seed}.json"
+    kept = json.loads(path.read_text())["rows"] if names else []
+    result = heading() | {"evaluations_an_image": evaluations}
+    result["rows"] = [row for row in kept if row["attack"] not in (names or ())]
     sizes = read_card(folder / "plain").manifest["sizes"]
     attacks = {
-        name: equal_settings(options, evaluations, evaluations * sizes["query"] // sizes["train"])
-        for name, options in EVERY.items()
+        name: equal_settings(EVERY[name], evaluations, evaluations * sizes["query"] // sizes["train"])
+        for name in names or EVERY
     }
     for model in ("hardened", "plain"):
-        path = RESULTS / f"{protocol.name}-every-seed{seed}.json"
         add_attacks(result, protocol, attacks, folder, model, seed, path, prefix=f"{model}-{evaluations}-")
+    order = list(EVERY)
+    result["rows"].sort(key=lambda row: (row["model"], order.index(row["attack"])))
+    write_text(path, json.dumps(result, indent=2) + "\n")
     return result
-
-
-def equal_settings(options: dict[str, Any], evaluations: int, epochs: int) -> dict[str, Any]:
-    """Return the options of an attack that shows the model each image `evaluations` times, or as near as steps allow.
-
-    >>> equal_settings({"search": "vmi"}, 50, 5)["steps"], equal_settings({"search": "universal"}, 50, 5)["steps"]
-    (2, 5)
-    """
-    search = options.get("search", "pgd")
-    if search in TRAINED:  # on the train split, with as many images in all
-        return options | {"steps": max(1, epochs)}
-    steps = max(1, evaluations // EVALUATIONS_A_STEP.get(search, 1))
-    pace = {"step_size": max(1 / 255, 8 / 255 / steps)} if search in EVALUATIONS_A_STEP else {}
-    return options | pace | {"steps": steps}
 
 
 def add_attacks(
@@ -247,6 +206,9 @@ def add_row(result: dict[str, Any], dataset: str, model: str, name: str, seed: i
     if "members" in cost:
         row |= {"members": {key: value["map"] for key, value in cost["members"].items()}}
         row |= {"any_code_map": cost["any_code_map"], "trials": cost["trials"]}
+    for other in result["rows"]:
+        if other["model"] == model and other["clean_map"] != row["clean_map"]:
+            raise SystemExit(f"rows of one model have one clean MAP; {name} has another than {other['attack']}")
     result["rows"].append(row)
     print(json.dumps(row), flush=True)
 
@@ -269,6 +231,7 @@ def main(
     parser.add_argument(
         "--every", type=int, metavar="N", help="every attack at N evaluations an image, on these models"
     )
+    parser.add_argument("--attacks", nargs="+", choices=EVERY, help="of --every only these; other rows stay")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="checkpoints; resumes from there")
     parser.add_argument("--quick", action="store_true", help="an epoch and 5 steps each on a tenth of the data")
     options = parser.parse_args()
@@ -283,7 +246,8 @@ def main(
         steps=5 if options.quick else 100,
         precision=PRECISIONS.get(name, "auto"),
     )
-    run = partial(run_every, evaluations=options.every) if options.every else run_protocol
+    every = partial(run_every, evaluations=options.every, names=options.attacks)
+    run = every if options.every else run_protocol
     print(headline([run(protocol, seed=seed, work=options.work) for seed in options.seeds]))
 
 

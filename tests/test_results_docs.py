@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +30,8 @@ def test_what_is_not_equal_is_counted_from_the_rows(module: ModuleType) -> None:
     rows = [row("pgd", 5200), row("hag", 5000), row("vmi-fgsm", 2300), row("nes", 9900), row("universal", 100)]
     rows.append(row("p2p", 5000, t_map_clean=0.125, t_map_attacked=0.875))
     equal, targeted = module.equal_table([{"evaluations_an_image": 50, "rows": rows}], SIZES)
-    told = (
-        "- made-up: 50 to 52 times, but `vmi-fgsm` 23, `nes` 99, `universal` 1. Steps of `vmi-fgsm`: 2, of `nes`: 1. "
-    )
-    assert told + "Training: 4,800 images, 48 for each query." in equal  # 12 epochs: 50 * 100 // 400
-    assert "looks 21 times in a step" in equal
+    told = "- made-up: 50 to 52 times, but `vmi-fgsm` 23, `nes` 99, `universal` 1. Training: 4,800 images, 48 for each "
+    assert told + "query." in equal  # 12 epochs: 50 * 100 // 400
     assert "| p2p | linf 0.0314 | 0.2500 |" in equal
     assert targeted.endswith("| none | 0.1250 |\n| p2p | 0.8750 |\n")
 
@@ -48,3 +47,20 @@ def test_suites_that_only_the_defenses_ran_are_rows_of_plain_models(module: Modu
     assert (found["model"], found["seed"], found["attack"], found["map"]) == ("plain", 1, "suite standard", 0.05)
     assert set(found) <= set(module.ROW_KEYS)
     assert {"t_map_clean", "t_map_attacked"} <= set(module.ROW_KEYS)
+
+
+def test_a_row_of_attacks_has_a_key_of_its_own() -> None:
+    """The same attack stands there at the papers' budget and at the equal one."""
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "attacks.json"
+    rows = json.loads(path.read_text())["rows"]
+    keys = Counter((row["dataset"], row["model"], row["seed"], row["attack"], row["budget"]) for row in rows)
+    assert rows
+    assert [key for key, count in keys.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("module", ["every_attack"], indirect=True)
+@pytest.mark.parametrize("evaluations", [20, 50])
+def test_searches_that_look_around_keep_the_budget(module: ModuleType, evaluations: int) -> None:
+    for search, looks in (("vmi", lambda s, n: (s - 1) * (n + 1) + 2), ("nes", lambda s, n: s * (2 * n + 1) + 1)):
+        found = module.equal_settings({"search": search}, evaluations, 1)
+        assert evaluations <= looks(found["steps"], found["samples"]) <= evaluations + 2

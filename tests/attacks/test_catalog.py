@@ -91,6 +91,11 @@ def test_options_reach_the_search():
     square = SEARCHES["square"](options(steps=50))
     assert isinstance(square, SquareAttack)
     assert square.queries == 50
+    for samples, directions, neighbors in ((None, 25, 20), (2, 2, 2)):
+        nes, vmi = SEARCHES["nes"](options(samples=samples)), make_search("vmi+ti", options(samples=samples))
+        assert isinstance(nes, NesAttack)
+        assert isinstance(vmi, TransferPGD)
+        assert (nes.samples, vmi.variance_samples, vmi.kernel_size) == (directions, neighbors, 15)
 
 
 def test_every_name_makes_its_goal(monkeypatch):

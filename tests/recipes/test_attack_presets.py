@@ -43,6 +43,8 @@ ATTACKS |= {
     "patch apgd": ["--patch=0.1", "--search=apgd"],
     "patch universal": ["--patch=0.1", "--search=universal", "--step_size=0.1"],
     "restarts": ["--restarts=2"],
+    "samples of nes": ["--search=nes", "--samples=2"],
+    "samples of vmi": ["--search=vmi+ti", "--samples=2"],
 }
 
 
@@ -89,7 +91,7 @@ def test_every_attack_runs_within_its_threat_model(name: str, tiny: Path, tmp_pa
     assert attack["model_evaluations"] > 0
     assert ("t_map_attacked" in report) == attack["targeted"] == ("target_labels" in saved)
     again = parse("attack", COMMANDS["attack"], shlex.split(reproduce(report))[2:])
-    same = ("search", "goal", "norm", "patch", "schedule", "restarts", "seed")
+    same = ("search", "goal", "norm", "patch", "schedule", "samples", "restarts", "seed")
     assert {key: getattr(again, key) for key in same} == {key: attack[key] for key in same}
     assert (*again.pace(), again.epsilon) == pytest.approx((attack["steps"], attack["step_size"], attack["epsilon"]))
 
@@ -154,6 +156,8 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--goal=relevant-codes", "--search=apgd"], "`goal` relevant-codes is an attack on the last iterate"),
         (["--goal=relevant-codes", "--restarts=3"], "other than apgd, annealed, square, nes; got 3 restarts"),
         (["--search=adam", "--restarts=2"], "got adam"),
+        (["--search=nes", "--samples=0"], "`samples` is at least 1; got 0"),
+        (["--search=ni+ti", "--samples=2"], "`samples` are for `search` vmi or nes; got ni+ti"),
         (["--search=ngd"], "`search` ngd steps along the gradient and needs a `step_size`; got none"),
         (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, annealed, square, nes; got apgd"),
     ],

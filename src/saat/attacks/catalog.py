@@ -88,6 +88,7 @@ class SearchOptions:
         schedule: follow the papers' schedule of sharpness, which objectives on relaxed codes have.
         keep_best: return the best iterate, not the last.
         precision: see `runtime.autocast`.
+        samples: how many places a step looks at for its gradient, beside its own; None for what is published.
         sigma: how far to look for a gradient that is estimated, in pixel units.
     """
 
@@ -98,6 +99,7 @@ class SearchOptions:
     schedule: bool
     keep_best: bool
     precision: str
+    samples: int | None = None
     sigma: float = 0.001
 
     @property
@@ -150,13 +152,27 @@ def _everywhere(name: str, threat: Threat) -> ThreatModel:
 
 
 def _transfer(rule: str, options: SearchOptions) -> Attack:
+    rules = joined_rules(rule)
+    if options.samples is not None:
+        rules["variance_samples"] = options.samples
     return TransferPGD(
         _everywhere(rule, options.threat),
         steps=options.steps,
         step_size=options.step_size,
         precision=options.precision,
         keep_best=options.keep_best,
-        **joined_rules(rule),
+        **rules,
+    )
+
+
+def _nes(options: SearchOptions) -> Attack:
+    return NesAttack(
+        options.threat,
+        steps=options.steps,
+        step_size=options.step_size,
+        sigma=options.sigma,
+        precision=options.precision,
+        **({} if options.samples is None else {"samples": options.samples}),
     )
 
 
@@ -175,7 +191,7 @@ SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
     "ngd": partial(_descent, unit=True),
     **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
     "square": _square,
-    "nes": lambda o: NesAttack(o.threat, steps=o.steps, step_size=o.step_size, sigma=o.sigma, precision=o.precision),
+    "nes": _nes,
 }
 
 
@@ -190,6 +206,8 @@ def make_search(name: str, options: SearchOptions) -> Attack:
 
 WITHOUT_GRADIENT = ("square", "nes")
 """Searches that take no gradient."""
+SAMPLING = ("vmi", "nes")
+"""Searches whose steps look around."""
 RESTARTING = ("pgd", "apgd")
 """Searches that can begin again, from another random start."""
 SELF_PACED = ("apgd", "annealed", "adam", "square", "generator")

@@ -25,7 +25,7 @@ Report = dict[str, Any]
 CHANCE, UNRELIABLE = "chance_map", "unreliable"
 BUDGET = (
     *("suite", "search", "goal", "objective", "targeted", "surrogate", "norm", "epsilon", "patch"),
-    *("steps", "step_size", "schedule", "restarts", "last"),
+    *("steps", "step_size", "schedule", "samples", "restarts", "last"),
 )
 PICTURE_SIDE = 192  # larger pictures are made smaller, so that a page of photographs stays a few megabytes
 

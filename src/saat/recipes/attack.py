@@ -21,6 +21,7 @@ from saat.attacks.catalog import (
     LAST_ONLY,
     OF_THEIR_OWN,
     RESTARTING,
+    SAMPLING,
     SEARCHES,
     SEEN_FROM_OUTSIDE,
     SELF_PACED,
@@ -78,6 +79,8 @@ class AttackConfig(RunOptions):
         step_size: length of a step, in the units of epsilon; if left out an eighth of that, or of the pixel range for a
             patch. sgd needs it as a rate, ngd as an l2 length.
         schedule: with an objective on relaxed codes, soften tanh at first as the papers do; if not, its slope stays 1.
+        samples: how many places each step of vmi looks at beside its own, or on both sides of it of nes; if left out
+            20 and 25, as published.
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
         batch_size: queries at a time; if left out 250, and fewer of large images on a CPU.
@@ -100,6 +103,7 @@ class AttackConfig(RunOptions):
     steps: int = 100
     step_size: float | None = None
     schedule: bool = True
+    samples: int | None = None
     restarts: int = 1
     last: bool = False
     batch_size: int | None = None
@@ -118,6 +122,7 @@ class AttackConfig(RunOptions):
         check_at_least("steps", self.steps, 2 if self.search == "square" else 1)
         if self.step_size is not None and not 0.0 <= self.step_size < math.inf:
             raise ArgumentError(f"`step_size` is at least 0.0, and finite; got {self.step_size}")
+        check_at_least("samples", 1 if self.samples is None else self.samples, 1)
         check_at_least("restarts", self.restarts, 1)
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.targeted and self.goal in UNTARGETED:
@@ -137,6 +142,8 @@ class AttackConfig(RunOptions):
         if self.restarts > 1 and (self.search not in RESTARTING or self.last):
             needed = f"`search` {' or '.join(RESTARTING)}, without `last`"
             raise ArgumentError(f"`restarts` above 1 need {needed}; got {self.search}")
+        if self.samples is not None and not {*self.search.split("+")} & {*SAMPLING}:
+            raise ArgumentError(f"`samples` are for `search` {' or '.join(SAMPLING)}; got {self.search}")
         if self.last and self.search in CHOOSING:
             raise ArgumentError(f"`last` needs a search other than {', '.join(CHOOSING)}; got {self.search}")
         if not self.keeps_best and (self.search in CHOOSING or self.restarts > 1):
@@ -258,7 +265,7 @@ def search(
         "steps": steps,
         "step_size": step_size,
         "batch_size": batch_size,
-        **{name: getattr(config, name) for name in ("schedule", "restarts", "precision", "seed")},
+        **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "precision", "seed")},
         "last": not config.keeps_best,
         "surrogate": [str(path) for path in config.surrogate or []],
         "seconds": time.perf_counter() - began,

@@ -90,6 +90,7 @@ def make_attacker(
         steps=config.steps,
         step_size=config.stride,
         restarts=config.restarts,
+        samples=config.samples,
         schedule=config.schedule and (config.objective in RELAXED or config.goal == "relevant-codes"),
         keep_best=config.keeps_best,
         precision="float32" if outside else config.precision,  # as the service encodes
