@@ -63,8 +63,18 @@ def speed_table(name: str, title: str, keys: Sequence[str], note: str) -> list[s
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    lines = "\n".join(f"- `{key}`: {result[key]:.3g}" for key in keys if key in result)
+    lines = "\n".join(f"- `{key}`: {result[key]:.3g}{turns(result, key)}" for key in keys if key in result)
     return [f"## {title}\n\n{note}\n\n{lines}\n\nFile: `{name}`.\n"]
+
+
+def turns(result: dict[str, Any], key: str) -> str:
+    """Return the spread of a ratio of attack_speed.json over its turns; of other files nothing."""
+    figure, _, setting = key.partition("_ratio")
+    found = result.get(setting.removeprefix("_") or "resnet20", {}).get(figure)
+    if found is None:
+        return ""
+    low, high = found["ratio"]["spread"]
+    return f", {low:.3g} to {high:.3g} in {found['ratio']['n']} turns"
 
 
 def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
