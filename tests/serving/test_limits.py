@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import saat
 from saat.errors import ArgumentError, DataError
 from saat.recipes.serve import ServeConfig, read_token
 from saat.serving.limits import CLIENTS, TokenBuckets
@@ -49,3 +50,8 @@ def test_options_that_do_not_go_together() -> None:
             ServeConfig(index=Path("x"), **wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="give `lab` too"):
         ServeConfig(index=Path("x"), hardened=Path("x"), hardened_index=Path("x"))
+
+
+def test_a_client_says_what_is_no_address() -> None:
+    with pytest.raises(ArgumentError, match=r"`url` is an address .* got 'http://a:port'"):
+        saat.Client("http://a:port")

@@ -161,7 +161,7 @@ def reproduce(report: Mapping[str, Any]) -> str:
         words += ["--model", model["backbone"]]
     if model.get("purifier"):
         words += ["--purifier", model["purifier"]]
-    for setting in (*BUDGET, "precision", "batch_size", "seed"):
+    for setting in (*BUDGET, "service", "precision", "batch_size", "seed"):
         if report["attack"].get(setting) not in (None, []) and (setting != "patch" or report["attack"]["patch"]):
             words += [f"--{setting}", _option(report["attack"][setting])]
     for option, value in report["data"].get("options", {}).items():

@@ -44,6 +44,7 @@ from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
+from saat.recipes.outside import ServiceSearch, check_service, running_service
 from saat.recipes.subject import Subject, load_subject, name_of, purified
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
@@ -72,6 +73,8 @@ class AttackConfig(RunOptions):
             joined by +, such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change
             for all queries), generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
+        service: address of a running `saat serve`, which returned-ids asks instead of the attacked model.
+        token_file: file with the token that the service needs.
         norm: linf or l2.
         epsilon: radius, as a fraction of the pixel range, such as 8/255; for l2 a length over all pixels, such as 0.5.
         patch: share of the image's area that a square patch covers, instead of norm and epsilon; 0 is none.
@@ -97,6 +100,8 @@ class AttackConfig(RunOptions):
     targeted: bool = False
     search: str = "pgd"
     surrogate: list[Path] | None = None
+    service: str | None = None
+    token_file: Path | None = None
     norm: str = "linf"
     epsilon: float = 8 / 255
     patch: float = 0.0
@@ -134,6 +139,7 @@ class AttackConfig(RunOptions):
             raise ArgumentError(
                 f"`goal` {self.goal} is that of a target, and needs `targeted`; got an untargeted attack"
             )
+        check_service(self)
         self._check_search()
         self._check_trained()
 
@@ -195,10 +201,17 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     make_folder(config.out)  # before the search, which would be lost
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
-    return attack_subject(config, subject, encode_subject(subject, quiet=config.quiet), device)
+    with running_service(config, subject) as service:
+        return attack_subject(config, subject, encode_subject(subject, quiet=config.quiet), device, service)
 
 
-def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> dict[str, Any]:
+def attack_subject(
+    config: AttackConfig,
+    subject: Subject,
+    codes: SubjectCodes,
+    device: torch.device,
+    service: ServiceSearch | None = None,
+) -> dict[str, Any]:
     """Attack a subject that is loaded and encoded, as `attack` does.
 
     Args:
@@ -206,10 +219,11 @@ def attack_subject(config: AttackConfig, subject: Subject, codes: SubjectCodes, 
         subject: the model, on `device`, with its data.
         codes: of the subject's clean images.
         device: where to search.
+        service: of `config`, open.
     """
     query, database = subject.splits.query, subject.splits.database
     targets = draw_targets(query.labels, database.labels, seed=config.seed) if config.targeted else None
-    attacker = make_attacker(config, subject, codes, targets, device)
+    attacker = make_attacker(config, subject, codes, targets, device, service)
     adversarial, cost = search(config, attacker, query.images, query.labels if targets is None else targets, device)
     attacked = sign_codes(encode_logits(subject.model, adversarial, label="encode attacked", quiet=config.quiet))
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
@@ -241,10 +255,11 @@ def search(
         raise ArgumentError(f"this attack needs {needed}; got none")
     batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
     first = rows[: min(FIRST, batch_size)]
-    objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
-    sees_gradients = config.search not in WITHOUT_GRADIENT
-    restart_draws(attacker.model, config.seed, "first look")
-    vanished = vanished_share(attacker.model, adversarial[first].to(device), objective) if sees_gradients else 0.0
+    vanished = 0.0
+    if config.search not in WITHOUT_GRADIENT:
+        objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
+        restart_draws(attacker.model, config.seed, "first look")
+        vanished = vanished_share(attacker.model, adversarial[first].to(device), objective)
     began = time.perf_counter()
     for part in progress(torch.split(rows, batch_size), "attack", unit="batch", quiet=config.quiet):
         images, wanted = adversarial[part].to(device), labels[part].to(device)
@@ -255,19 +270,20 @@ def search(
         found = run(attacker.model, images, objective, seed=derive_seed(config.seed, int(part[0])))
         adversarial[part] = found.cpu()
         cost += run.cost.since(before)
+    told: dict[str, Any] = {}
+    if attacker.service is not None:
+        adversarial[rows], told = attacker.service.conclude(adversarial[rows], clean[rows], config.threat())
     change = config.threat().size(adversarial, clean.float() / 255.0)
-    settings = ("search", "goal", "targeted", "norm", "epsilon", "patch")
-    steps, step_size = config.pace()
     return adversarial, {
         "name": config.search,
-        **{name: getattr(config, name) for name in settings},
+        **{name: getattr(config, name) for name in ("search", "goal", "targeted", "norm", "epsilon", "patch")},
         "objective": None if config.goal in OF_THEIR_OWN else config.objective,
-        "steps": steps,
-        "step_size": step_size,
+        **dict(zip(("steps", "step_size"), config.pace(), strict=True)),
         "batch_size": batch_size,
         **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "precision", "seed")},
         "last": not config.keeps_best,
         "surrogate": [str(path) for path in config.surrogate or []],
+        **told,
         "seconds": time.perf_counter() - began,
         "seconds_of_training": attacker.seconds,
         **vars(cost),
@@ -286,4 +302,6 @@ def print_attack(report: Mapping[str, Any], page: Path) -> None:
     values = [report[key] for key in columns.values()]
     row = tuple(value if isinstance(value, str) else f"{value:.3f}" for value in values)
     print_table("Attack", tuple(columns), [row])
+    if "service" in (done := report["attack"]):
+        print(f"{done['service']} still returns {done['returned_share']:.0%} of its results, weighted by rank")
     print(f"report: {page}")

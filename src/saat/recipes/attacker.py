@@ -27,6 +27,7 @@ from saat.types import CodeObjective, Goal
 
 if TYPE_CHECKING:
     from saat.recipes.attack import AttackConfig
+    from saat.recipes.outside import ServiceSearch
 
 RETURNED = 100  # ids that a search service shows
 STEPPED_SIGMA = 0.03  # a smaller look at returned ids sees no difference in nine of ten directions
@@ -44,16 +45,23 @@ class Attacker:
         objective_of: images (B, 3, H, W) and labels (B, C), of the target if targeted -> objective.
         attack_on: labels (B, C) of the batch -> the attack to call.
         seconds: what training the attack took.
+        service: what `model` asks, if that is a running service.
     """
 
     model: nn.Module
     objective_of: Callable[[Tensor, Tensor], CodeObjective]
     attack_on: Callable[[Tensor], Attack]
     seconds: float = 0.0
+    service: ServiceSearch | None = None
 
 
 def make_attacker(
-    config: AttackConfig, subject: Subject, codes: SubjectCodes, targets: Tensor | None, device: torch.device
+    config: AttackConfig,
+    subject: Subject,
+    codes: SubjectCodes,
+    targets: Tensor | None,
+    device: torch.device,
+    service: ServiceSearch | None = None,
 ) -> Attacker:
     """Return the attacker of `config`; trained attacks are trained here.
 
@@ -63,6 +71,7 @@ def make_attacker(
         codes: of the subject's clean images.
         targets: (Q, C) labels of the targets of a targeted attack.
         device: where the models are.
+        service: to ask, in place of a search with the subject's model.
     """
     began = time.perf_counter()
     models: list[nn.Module] = [subject.view]
@@ -73,7 +82,7 @@ def make_attacker(
         goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
     model = models[0] if len(models) == 1 else EnsembleView(models)
     if config.goal in SEEN_FROM_OUTSIDE:
-        model = SearchView(nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
+        model = SearchView(service or nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
 
     def objective_of(images: Tensor, labels: Tensor) -> CodeObjective:
         if len(goals) == 1:
@@ -97,7 +106,7 @@ def make_attacker(
         **({"sigma": STEPPED_SIGMA} if outside else {}),
     )
     search = make_search(config.search, options)
-    return Attacker(model, objective_of, lambda _: search)
+    return Attacker(model, objective_of, lambda _: search, service=service)
 
 
 def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tensor:

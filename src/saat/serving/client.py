@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from saat.errors import DataError, SaatError
-from saat.serving.hits import Answer, Hit, Item, Risk
+from saat.errors import ArgumentError, DataError, SaatError
+from saat.serving.hits import About, Answer, Hit, Item, Risk
 
 
 class ServiceError(SaatError):
@@ -34,12 +34,18 @@ class Client:
         url: such as http://127.0.0.1:8000.
         token: if the service needs one.
         timeout: seconds to wait for an answer.
+
+    Raises:
+        ArgumentError: `url` is none.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0) -> None:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._url = url
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000; got {url!r}: {error}") from None
 
     def __enter__(self) -> Client:
         """Return the client."""
@@ -72,9 +78,29 @@ class Client:
             ServiceError: the service refused.
         """
         data = {"k": str(k)} | ({} if where is None else {"where": where})
-        found = self._call("POST", "/search", data=data, files={"image": _bytes_of(image)})
-        hits = [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in found["hits"]]
-        return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]))
+        return _answer_of(self._call("POST", "/search", data=data, files=[("image", _bytes_of(image))]))
+
+    def answers(self, images: Sequence[Path | str | bytes], k: int = 10, where: str | None = None) -> list[Answer]:
+        """Return what `answer` does for each of 1 to 64 images, by one request.
+
+        Raises:
+            DataError: a file cannot be read.
+            ServiceError: the service refused.
+        """
+        data = {"k": str(k)} | ({} if where is None else {"where": where})
+        files = [("images", _bytes_of(image)) for image in images]
+        return [_answer_of(found) for found in self._call("POST", "/search/batch", data=data, files=files)["answers"]]
+
+    def about(self) -> About:
+        """Return what is served.
+
+        Raises:
+            ServiceError: the service refused, or is another program.
+        """
+        try:
+            return About(**self._call("GET", "/about"))
+        except TypeError:
+            raise ServiceError("not an answer of `saat serve`") from None
 
     def item(self, number: int) -> Item:
         """Return an item.
@@ -92,7 +118,7 @@ class Client:
             ServiceError: the service refused.
         """
         data = {} if label is None else {"label": label}
-        return Item(**self._call("POST", "/items", data=data, files={"image": _bytes_of(image)}))
+        return Item(**self._call("POST", "/items", data=data, files=[("image", _bytes_of(image))]))
 
     def remove(self, number: int) -> None:
         """Remove an item.
@@ -108,15 +134,15 @@ class Client:
         path: str,
         *,
         data: Mapping[str, str] | None = None,
-        files: Mapping[str, bytes] | None = None,
+        files: Sequence[tuple[str, bytes]] | None = None,
     ) -> Any:
         try:
             response = self._http.request(method, path, data=data, files=files)
         except httpx.HTTPError as error:
             raise ServiceError(f"no answer from {self._url}: {error or type(error).__name__}") from error
-        if response.is_success:
-            return response.json() if response.content else None
         try:
+            if response.is_success:
+                return response.json() if response.content else None
             text = str(response.json()["error"])
         except (ValueError, KeyError, TypeError):
             text = "not an answer of `saat serve`"
@@ -126,6 +152,11 @@ class Client:
             status=response.status_code,
             retry_after=float(after) if after.isdigit() else None,
         )
+
+
+def _answer_of(found: Mapping[str, Any]) -> Answer:
+    hits = [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in found["hits"]]
+    return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]))
 
 
 def _bytes_of(image: Path | str | bytes) -> bytes:

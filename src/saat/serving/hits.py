@@ -1,4 +1,4 @@
-"""What a search answers, for the engine, the service and the client alike. Imports nothing heavy."""
+"""What a service answers, for the engine, the service and the client alike. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -78,3 +78,18 @@ class Answer:
 
     hits: list[Hit]
     risk: Risk | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What is served."""
+
+    version: str
+    items: int
+    code_length: int
+    image_size: int
+    columns: dict[str, str]
+    lab: bool
+    hardened: bool
+    detector: bool
+    writable: bool

@@ -1,4 +1,4 @@
-"""Pictures for the page: thumbnails, and images of the lab as data URLs."""
+"""Pictures: thumbnails for the page, images of the lab as data URLs, queries as files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ def thumbnail(content: Content, *, side: int) -> tuple[bytes, str]:
 
 def data_url(pixels: NDArray[np.uint8]) -> str:
     """Return an image, uint8 (3, H, W), as a PNG in a data URL."""
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return an image, uint8 (3, H, W), as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def magnified(change: NDArray[np.int16], factor: int) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from saat.data.collection import Content
 from saat.errors import DataError, ServerError
 from saat.serving.engine import Among, SearchEngine
 from saat.serving.engine import Query as Search
-from saat.serving.hits import Answer, Item
+from saat.serving.hits import About, Answer, Item
 from saat.serving.lab import MOST_EPSILON, MOST_STEPS, LabReport
 from saat.serving.pictures import thumbnail
 from saat.serving.service import Service
@@ -51,21 +51,6 @@ class Samples:
     """Items to try."""
 
     items: list[Item]
-
-
-@dataclass(frozen=True)
-class About:
-    """What is served."""
-
-    version: str
-    items: int
-    code_length: int
-    image_size: int
-    columns: dict[str, str]
-    lab: bool
-    hardened: bool
-    detector: bool
-    writable: bool
 
 
 @dataclass(frozen=True)
