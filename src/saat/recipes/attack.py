@@ -14,19 +14,11 @@ from torch import Tensor
 
 from saat.attacks.base import SearchCost
 from saat.attacks.catalog import (
-    ALONG_GRADIENT,
-    CHOOSING,
-    EVERYWHERE,
     GOALS,
     LAST_ONLY,
     OF_THEIR_OWN,
-    RESTARTING,
-    SAMPLING,
     SEARCHES,
-    SEEN_FROM_OUTSIDE,
     SELF_PACED,
-    TARGETED,
-    UNTARGETED,
     WITHOUT_GRADIENT,
 )
 from saat.attacks.objectives import OBJECTIVES
@@ -42,6 +34,7 @@ from saat.evaluation.sanity import find_flags
 from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
+from saat.recipes.attack_rules import check_goal, check_search, check_trained
 from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.outside import ServiceSearch, check_service, running_service
@@ -130,46 +123,10 @@ class AttackConfig(RunOptions):
         check_at_least("samples", 1 if self.samples is None else self.samples, 1)
         check_at_least("restarts", self.restarts, 1)
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
-        if self.targeted and self.goal in UNTARGETED:
-            raise ArgumentError(f"`targeted` needs another `goal` than {', '.join(UNTARGETED)}; got {self.goal}")
-        if self.goal in SEEN_FROM_OUTSIDE and (self.search not in WITHOUT_GRADIENT or self.surrogate):
-            needed = f"`search` {' or '.join(WITHOUT_GRADIENT)}, and no `surrogate`"
-            raise ArgumentError(f"`goal` {self.goal} sees no gradient, and needs {needed}; got {self.search}")
-        if not self.targeted and self.goal in TARGETED:
-            raise ArgumentError(
-                f"`goal` {self.goal} is that of a target, and needs `targeted`; got an untargeted attack"
-            )
+        check_goal(self)
         check_service(self)
-        self._check_search()
-        self._check_trained()
-
-    def _check_search(self) -> None:
-        """Refuse what the search would pass over in silence."""
-        if self.restarts > 1 and (self.search not in RESTARTING or self.last):
-            needed = f"`search` {' or '.join(RESTARTING)}, without `last`"
-            raise ArgumentError(f"`restarts` above 1 need {needed}; got {self.search}")
-        if self.samples is not None and not {*self.search.split("+")} & {*SAMPLING}:
-            raise ArgumentError(f"`samples` are for `search` {' or '.join(SAMPLING)}; got {self.search}")
-        if self.last and self.search in CHOOSING:
-            raise ArgumentError(f"`last` needs a search other than {', '.join(CHOOSING)}; got {self.search}")
-        if not self.keeps_best and (self.search in CHOOSING or self.restarts > 1):
-            found = f"{self.restarts} restarts" if self.restarts > 1 else self.search
-            raise ArgumentError(
-                f"`goal` {self.goal} is an attack on the last iterate, and needs no restarts and a search other than "
-                f"{', '.join(CHOOSING)}; got {found}"
-            )
-        if self.step_size is None and self.search in ALONG_GRADIENT:
-            raise ArgumentError(f"`search` {self.search} steps along the gradient and needs a `step_size`; got none")
-        if self.patch and {*self.search.split("+")} & {*EVERYWHERE}:
-            raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {self.search}")
-
-    def _check_trained(self) -> None:
-        if self.search in TRAINED and self.surrogate:
-            raise ArgumentError(f"`search` {self.search} is trained on the attacked model; got a `surrogate`")
-        if self.search == "universal" and self.targeted:
-            raise ArgumentError("`search` universal makes one change for all queries; got `targeted`, one aim for each")
-        if self.search == "generator" and (self.goal != "prototype" or self.patch or self.norm != "linf"):
-            raise ArgumentError("`search` generator needs `goal` prototype, `targeted`, norm linf, and no `patch`")
+        check_search(self)
+        check_trained(self)
 
     @property
     def keeps_best(self) -> bool:
