@@ -77,13 +77,15 @@ def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chanc
         assert min(attacked) > max(clean)
 
 
-def test_intervals_are_bands_around_their_lines():
+@pytest.mark.parametrize(("draw", "count"), [(rank_chart, len(AT_RANK)), (precision_recall_chart, 1)])
+def test_intervals_are_bands_around_their_lines(draw, count):
     band = {key: {"1": [0.8, 1.0], "10": [0.5, 0.7], "1000": [0.2, 0.4]} for key in AT_RANK}
-    assert "fill-opacity" not in rank_chart({"of an older version": REPORT})
-    chart = rank_chart({"plain": REPORT | {"clean": STATE | {"intervals": band}}})
+    curve = STATE["precision_recall"] | {"intervals": [[0.7, 0.9], [0.3, 0.5]]}
+    assert "fill-opacity" not in draw({"of an older version": REPORT})
+    chart = draw({"plain": REPORT | {"clean": STATE | {"intervals": band, "precision_recall": curve}}})
     shape = r'<path id="(\w+)" d="([^"]+)"/>\s*</defs>\s*<g.*>\s*<use xlink:href="#\1" [^>]*y="(\S+)" style="([^"]+)"'
     bands = [found[1:] for found in re.findall(shape, chart) if "fill-opacity" in found[3]]
-    assert len(bands) == len(AT_RANK)
+    assert len(bands) == count
     for (path, base, style), (_, line) in zip(bands, lines(chart, COLORS[0])[::2], strict=True):
         assert f"fill: {COLORS[0].lower()};" in style
         heights = [float(base) + float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]
