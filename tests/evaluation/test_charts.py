@@ -20,6 +20,7 @@ STATE = {
     **FIRST,
     "chance": FIRST,
     "precision_recall": {"recall": [0.5, 1.0], "precision": [0.8, 0.4]},
+    "relevant_share": 0.4,
     "distance_histogram": {"relevant": [3, 1, 0], "irrelevant": [0, 1, 7]},
 }
 ATTACK = {"norm": "linf", "epsilon": 8 / 255}
@@ -58,7 +59,7 @@ def test_charts_take_the_text_color_of_the_page_and_name_their_parts():
 def lines(chart: str, color: str) -> list[tuple[str, list[float]]]:
     """The dashes, and the heights, of each line of a color but the legend's, from the top of the page."""
     panels, _, _ = chart.partition('id="legend_')
-    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: {color.lower()};[^"]*)"', panels)
+    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: (?i:{color});[^"]*)"', panels)
     return [
         ("dashed" if "dasharray" in style else "solid", [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)])
         for path, style in drawn
@@ -75,6 +76,12 @@ def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chanc
     for (_, clean), (_, attacked) in zip(found[::2], found[1::2], strict=True):
         assert clean == sorted(clean)  # the values fall, the page counts from its top
         assert min(attacked) > max(clean)
+
+
+def test_chance_of_precision_over_recall_is_the_share_of_relevant_items():
+    chart = precision_recall_chart({"plain": REPORT})
+    [(_, curve), _] = lines(chart, COLORS[0])
+    assert dict(lines(chart, "currentColor"))["dashed"] == pytest.approx([curve[-1]] * 2)  # both are 0.4
 
 
 @pytest.mark.parametrize(("draw", "count"), [(rank_chart, len(AT_RANK)), (precision_recall_chart, 1)])

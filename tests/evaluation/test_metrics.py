@@ -130,6 +130,7 @@ def test_collapsed_codes_show_in_every_number():
         torch.ones_like(codes), labels, torch.ones_like(database_codes), database_labels, k_paper=100
     )
     assert metrics.map == metrics.chance_map
+    assert set(metrics.precision_recall.precision) == {metrics.relevant_share} == {0.25}
     for name in vars(metrics.chance):
         assert getattr(metrics, name) == getattr(metrics.chance, name)
     assert metrics.distinct_codes == metrics.distinct_query_codes == 1

@@ -54,7 +54,7 @@ def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
                 axes.plot(curve["recall"], curve["precision"], line, color=color, label=f"{state}: {name}", linewidth=2)
                 if "intervals" in curve:
                     _draw_band(axes, dict(zip(curve["recall"], curve["intervals"], strict=True)), color)
-        chance = next(iter(models.values()))["chance_map"]
+        chance = next(iter(models.values()))["clean"]["relevant_share"]  # the precision of a random ranking everywhere
         axes.axhline(chance, color=TEXT, linestyle=":", label="chance")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         figure.legend(loc="outside lower center", ncols=3)
