@@ -2,7 +2,7 @@
 
 Three pixels, two logits, the third pixel takes no part. At the clean image (0.5, 0.5, 0.5) the relaxed codes are 0.5
 and -0.2, so the code is +-. The bank: for label 0 the codes ++, ++, +-; for label 1 the codes --, --, -+. So the
-mainstay, center and anchor code of label 0 is ++, that of label 1 is --.
+mainstay, center and anchor code of label 0 is ++, that of label 1 is --. Labels that overlap tell these codes apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions
+from saat.attacks.generative import discriminator_loss, generator_loss
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
 from saat.attacks.papers import PRESETS
-from saat.attacks.prototype import fit_prototypes
+from saat.attacks.prototype import fit_prototypes, prototype_loss
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import anchor_codes
 from saat.recipes.attack import AttackConfig
 from saat.types import CodeObjective
 
@@ -41,12 +41,21 @@ def bank() -> CodeBank:
     return CodeBank(codes, torch.eye(2)[[0, 0, 0, 1, 1, 1]])
 
 
-def preset(name: str) -> tuple[CodeObjective, dict]:
+def preset(
+    name: str, known: CodeBank | None = None, labels: list[int] | None = None, *, seed: int = 0
+) -> tuple[CodeObjective, dict]:
     """The objective of a preset on the clean image, of label 0 or toward label 1, and all its settings."""
     settings = {"targeted": False} | PRESETS[name]
-    goal = GOALS[settings["goal"]](GoalOptions(bank(), OBJECTIVES[settings["objective"]], settings["targeted"]))
-    labels = torch.eye(2)[[int(settings["targeted"])]]
-    return goal(two_bits(), CLEAN, labels), settings
+    make_objective, targeted = OBJECTIVES[settings["objective"]], settings["targeted"]
+    options = GoalOptions(known or bank(), make_objective, targeted, seed=seed, quiet=True)
+    goal = GOALS[settings["goal"]](options)
+    return goal(two_bits(), CLEAN, torch.tensor([labels or [1 - targeted, targeted]])), settings
+
+
+def aim_of(objective: CodeObjective) -> list[list[float]]:
+    """The code that an objective leads to, from logits of 0."""
+    logits = torch.zeros(1, 2, requires_grad=True)
+    return (-torch.autograd.grad(objective(logits).sum(), logits)[0].sign()).tolist()
 
 
 # The mean of relaxed * code over the two bits, away from ++: (0.5 - 0.2) / 2; toward --: minus (-0.5 + 0.2) / 2.
@@ -70,6 +79,7 @@ BOTH_DOWN, FROM_OWN = (-1, -1), (-1, 1)
         ("hag", HAG, FROM_OWN, STEP),
         ("sdha", SDHA, FROM_OWN, 0.01),  # Adam's first step is its learning rate
         ("cgat", AGREEMENT, BOTH_DOWN, STEP),
+        ("pga", AGREEMENT, BOTH_DOWN, STEP),
         ("dhta", AGREEMENT, BOTH_DOWN, STEP),
         ("tha", AGREEMENT, BOTH_DOWN, STEP),
     ],
@@ -115,12 +125,70 @@ def test_the_first_step_of_hag_and_dhta_as_published():
         assert moved == pytest.approx([step[0] / 2, step[1] / 2, 0.0], abs=1e-6)
 
 
-def test_p2p_goes_to_one_code_of_the_target():
-    objective, _ = preset("p2p")
-    point = anchor_codes(bank(), torch.eye(2)[[1]], members=1)[0].tolist()
-    assert point in ([-1, -1], [-1, 1])
-    expected = -(0.5 * point[0] - 0.2 * point[1]) / 2
-    assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("paper", "-+"), ("paper-targeted", "-+"), ("pga", "-+"), ("cgat", "++"), ("dhta", "+-"), ("p2p", "+-")],
+)
+def test_labels_that_overlap_tell_the_codes_of_the_papers_apart(name, code):
+    """Of labels 0 and 1, beside codes of just these, of label 0 alone and of three labels.
+
+    Mainstay, by the cosines 1, 0.7071 and 0.8165: 2 - 3 * 0.7071 + 0 = -0.12 and -2 + 2.12 + 1.63 = 1.75. Center, by
+    Jaccard 1, 1/2 and 2/3: 2 - 1.5 + 0 = 0.5 and -2 + 1.5 + 1.33 = 0.83. Anchor and point: the first two codes alone.
+    """
+    codes = torch.tensor([[1, -1]] * 2 + [[-1, 1]] * 3 + [[1, 1], [-1, 1]], dtype=torch.int8)
+    labels = torch.tensor([[1, 1, 0]] * 2 + [[1, 0, 0]] * 3 + [[1, 1, 1]] * 2)
+    objective, settings = preset(name, CodeBank(codes, labels), [1, 1, 0])
+    sign = 1 if settings["targeted"] else -1
+    assert aim_of(objective) == [[sign * {"+": 1, "-": -1}[bit] for bit in code]]
+
+
+def test_p2p_goes_to_one_code_of_the_target_by_the_seed_and_dhta_to_the_vote_of_all():
+    """From 0.5 and -0.2, toward -- as above; toward -+, -(-0.5 - 0.2) / 2."""
+    found = {}
+    for name in ("p2p", "dhta"):
+        objectives = [preset(name, seed=seed)[0] for seed in range(8)]
+        found[name] = {round(objective(torch.atanh(RELAXED_CODES)).item(), 6) for objective in objectives}
+    assert found == {"p2p": {AGREEMENT, 0.35}, "dhta": {AGREEMENT}}
+
+
+def test_the_prototypes_of_tha_and_pros_gan_by_hand():
+    """Relaxed prototypes 0.5 and -0.2 of label 0, against the six codes of the bank.
+
+    Similarities: 0.15 with ++ twice and 0.35 with +-, all relevant; -0.15 with -- twice and -0.35 with -+. Both sums
+    are 2 exp(-1.85 * 0.15) + exp(-1.65 * 0.35) = 2 * 0.757675 + 0.561300. Quantization: 0.5^2 + 0.8^2.
+    """
+    known = bank()
+    items = known.codes.float(), known.labels.float()
+    loss = prototype_loss(RELAXED_CODES, torch.eye(2)[:1], *items, torch.ones(len(known)))
+    assert loss.item() == pytest.approx(2 * math.log(2 * 0.757675 + 0.561300) + 1e-4 * (0.25 + 0.64), rel=1e-6)
+
+
+def test_the_losses_and_the_direction_of_pros_gan_by_hand(monkeypatch):
+    """Toward --, the prototype code of label 1, with an image whose first pixel is lower by 0.1.
+
+    Its relaxed codes are tanh(0.549306 - 0.1) = 0.421328 and -0.2. Hamming: 5 (1 - (-0.421328 + 0.2) / 2) = 5.553321;
+    reconstruction: 50 (0.2^2 + 0 + 0) / 3 = 0.666667; adversarial: scores (0, 1, 1) where (0, 1, 0) is wanted, 1 / 3.
+    """
+    monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16)))
+    objective, _ = preset("pros-gan")
+    assert objective(torch.atanh(RELAXED_CODES)).item() == pytest.approx(AGREEMENT)
+    codes = torch.tensor(aim_of(objective))
+    assert codes.tolist() == [[-1, -1]]
+    generated = (CLEAN - torch.tensor([0.1, 0, 0]).view(1, 3, 1, 1)).requires_grad_()
+    labels, target_labels = torch.eye(2)[:1], torch.eye(2)[1:]
+
+    class Scores(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[1.0, 0.0, 0.5] if torch.equal(images, CLEAN) else [0.0, 1.0, 1.0]])
+
+    loss = generator_loss(two_bits()(generated), codes, Scores(), CLEAN, generated, target_labels)
+    assert loss.item() == pytest.approx(5.553321 + 0.666667 + 1 / 3, rel=1e-6)
+    # By pixel: 5 / 2 (1 - 0.421328^2) = 2.056206 less 50 * 4 * 2 * 0.1 / 3; 5 / 2 * 0.96; nothing.
+    gradient = torch.autograd.grad(loss, generated)[0].flatten().tolist()
+    assert gradient == pytest.approx([2.056206 - 13.333333, 2.4, 0.0], rel=1e-5)
+    # The discriminator, on clean images: (0 + 0 + 0.5^2) / 3; on generated ones, known as such: 0; the mean of both.
+    loss = discriminator_loss(Scores(), CLEAN, labels, generated, target_labels)
+    assert loss.item() == pytest.approx(0.25 / 3 / 2)
 
 
 def test_the_equal_and_the_published_settings():

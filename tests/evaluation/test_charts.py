@@ -20,6 +20,7 @@ STATE = {
     **FIRST,
     "chance": FIRST,
     "precision_recall": {"recall": [0.5, 1.0], "precision": [0.8, 0.4]},
+    "relevant_share": 0.4,
     "distance_histogram": {"relevant": [3, 1, 0], "irrelevant": [0, 1, 7]},
 }
 ATTACK = {"norm": "linf", "epsilon": 8 / 255}
@@ -58,7 +59,7 @@ def test_charts_take_the_text_color_of_the_page_and_name_their_parts():
 def lines(chart: str, color: str) -> list[tuple[str, list[float]]]:
     """The dashes, and the heights, of each line of a color but the legend's, from the top of the page."""
     panels, _, _ = chart.partition('id="legend_')
-    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: {color.lower()};[^"]*)"', panels)
+    drawn = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: none; ([^"]*stroke: (?i:{color});[^"]*)"', panels)
     return [
         ("dashed" if "dasharray" in style else "solid", [float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)])
         for path, style in drawn
@@ -77,13 +78,21 @@ def test_what_is_measured_at_rank_has_a_panel_each_with_clean_attacked_and_chanc
         assert min(attacked) > max(clean)
 
 
-def test_intervals_are_bands_around_their_lines():
+def test_chance_of_precision_over_recall_is_the_share_of_relevant_items():
+    chart = precision_recall_chart({"plain": REPORT})
+    [(_, curve), _] = lines(chart, COLORS[0])
+    assert dict(lines(chart, "currentColor"))["dashed"] == pytest.approx([curve[-1]] * 2)  # both are 0.4
+
+
+@pytest.mark.parametrize(("draw", "count"), [(rank_chart, len(AT_RANK)), (precision_recall_chart, 1)])
+def test_intervals_are_bands_around_their_lines(draw, count):
     band = {key: {"1": [0.8, 1.0], "10": [0.5, 0.7], "1000": [0.2, 0.4]} for key in AT_RANK}
-    assert "fill-opacity" not in rank_chart({"of an older version": REPORT})
-    chart = rank_chart({"plain": REPORT | {"clean": STATE | {"intervals": band}}})
+    curve = STATE["precision_recall"] | {"intervals": [[0.7, 0.9], [0.3, 0.5]]}
+    assert "fill-opacity" not in draw({"of an older version": REPORT})
+    chart = draw({"plain": REPORT | {"clean": STATE | {"intervals": band, "precision_recall": curve}}})
     shape = r'<path id="(\w+)" d="([^"]+)"/>\s*</defs>\s*<g.*>\s*<use xlink:href="#\1" [^>]*y="(\S+)" style="([^"]+)"'
     bands = [found[1:] for found in re.findall(shape, chart) if "fill-opacity" in found[3]]
-    assert len(bands) == len(AT_RANK)
+    assert len(bands) == count
     for (path, base, style), (_, line) in zip(bands, lines(chart, COLORS[0])[::2], strict=True):
         assert f"fill: {COLORS[0].lower()};" in style
         heights = [float(base) + float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]

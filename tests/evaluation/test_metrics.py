@@ -57,6 +57,8 @@ def test_every_interval_by_hand():
         assert (getattr(metrics, name), getattr(metrics.intervals, name)) == ({1: 0.25}, {1: (0.0, 0.75)}), name
     assert (metrics.success_rate_at, metrics.intervals.success_rate_at) == ({1: 0.75}, {1: (0.25, 1.0)})
     assert metrics.intervals.precision_within_radius_2 == (0.0, 0.75)
+    curve = metrics.precision_recall  # precision 1 at every recall where the item is first; else 1/2 at its end
+    assert (curve.precision[-1], curve.intervals[-1]) == (0.625, (0.5, 0.875))
 
 
 def test_intervals_hold_the_means_and_are_the_same_again():
@@ -65,12 +67,15 @@ def test_intervals_hold_the_means_and_are_the_same_again():
     assert metrics.map_paper_interval[0] < metrics.map_paper < metrics.map_paper_interval[1]
     intervals = metrics.intervals.flat()
     assert len(intervals) == 5 * 4 + 1
+    curve = metrics.precision_recall
+    assert all(low < value < high for value, (low, high) in zip(curve.precision, curve.intervals, strict=True))
     for name, mean in vars(metrics.chance).items():  # the names of what has an interval
         measured, ends = getattr(metrics, name), getattr(metrics.intervals, name)
         pairs = [(measured, ends)] if isinstance(mean, float) else [(measured[rank], ends[rank]) for rank in mean]
         assert all(low <= value <= high for value, (low, high) in pairs), name
     assert (metrics.map_interval, metrics.map_paper_interval) == (again.map_interval, again.map_paper_interval)
     assert metrics.intervals == again.intervals
+    assert metrics.precision_recall == again.precision_recall
 
 
 def test_queries_that_are_all_alike_have_intervals_of_no_width():
@@ -112,6 +117,7 @@ def test_json_is_whole_small_and_finite():
     assert values["intervals"]["ndcg_at"] == {str(n): list(ends) for n, ends in metrics.intervals.ndcg_at.items()}
     assert list(values["intervals"]) == list(values["chance"])
     assert values["precision_recall"]["recall"][-1] == 1.0
+    assert values["precision_recall"]["intervals"][-1] == list(metrics.precision_recall.intervals[-1])
     assert values["distance_histogram"]["relevant"] == list(metrics.distance_histogram.relevant)
     assert "average_precision" not in values
     assert len(text) < 4000
@@ -124,6 +130,7 @@ def test_collapsed_codes_show_in_every_number():
         torch.ones_like(codes), labels, torch.ones_like(database_codes), database_labels, k_paper=100
     )
     assert metrics.map == metrics.chance_map
+    assert set(metrics.precision_recall.precision) == {metrics.relevant_share} == {0.25}
     for name in vars(metrics.chance):
         assert getattr(metrics, name) == getattr(metrics.chance, name)
     assert metrics.distinct_codes == metrics.distinct_query_codes == 1

@@ -69,6 +69,24 @@ def circle_loss(similarity: Tensor, relevant: Tensor, counts: Tensor) -> Tensor:
     return torch.stack(terms).sum()
 
 
+def prototype_loss(relaxed: Tensor, labels: Tensor, item_codes: Tensor, item_labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the scalar loss of prototypes: their circle loss against the codes of items, and their quantization.
+
+    The similarity of the circle loss is agreement / K, and an item is relevant when it shares a label; the
+    quantization is 1e-4 times the sum of (relaxed - sign)^2.
+
+    Args:
+        relaxed: prototypes (B, K) in [-1, 1], with a graph.
+        labels: (B, C) multi-hot, those of the prototypes, float.
+        item_codes: (P, K) in {-1, +1}, float.
+        item_labels: (P, C) multi-hot, float.
+        counts: float (P,), how many items each row stands for.
+    """
+    similarity = relaxed @ item_codes.T / relaxed.shape[1]
+    quantization = (relaxed - relaxed.detach().sign()).square().sum()
+    return circle_loss(similarity, labels @ item_labels.T > 0, counts) + QUANTIZATION_WEIGHT * quantization
+
+
 def fit_prototypes(
     bank: CodeBank,
     *,
@@ -82,8 +100,7 @@ def fit_prototypes(
     """Train a PrototypeNet on the label sets of a bank, by Adam, and return it in eval mode on the bank's device.
 
     Wang, Zhang, Lu, Xu, *Targeted Attack and Defense for Deep Hashing*, SIGIR 2021. The loss of a batch of label sets
-    is the circle loss of the relaxed prototypes (their agreement / K with each code of the bank; a code is relevant
-    when it shares a label) plus 1e-4 times the sum of (relaxed - sign)^2.
+    is `prototype_loss`.
 
     *Differs from the released code*: it takes the upper triangle of the matrix of label sets by train items, which
     keeps a part of the pairs that depends on their order; here all pairs take part, equal items as one with a count.
@@ -117,11 +134,9 @@ def fit_prototypes(
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.5, 0.999))
     for _ in progress(range(steps), "fit prototypes", unit="step", quiet=quiet):
         labels = sets[torch.randperm(len(sets), generator=generator)[:batch_size].to(device)]
-        relaxed = net(labels)
-        loss = circle_loss(relaxed @ item_codes.T / code_length, labels @ item_labels.T > 0, counts)
-        loss = loss + QUANTIZATION_WEIGHT * (relaxed - relaxed.detach().sign()).square().sum()
+        loss = prototype_loss(net(labels), labels, item_codes, item_labels, counts)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     return net.eval().requires_grad_(False)
 

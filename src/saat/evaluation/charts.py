@@ -41,7 +41,10 @@ STYLE: Any = {
 
 
 def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return precision over recall of each model: clean solid, attacked dashed, chance dotted."""
+    """Return precision over recall of each model: clean solid, attacked dashed, chance dotted.
+
+    A band around a line is the 95 % interval of its values; reports of older versions have none.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -49,7 +52,9 @@ def precision_recall_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
             for state, line in LINES.items():
                 curve = report[state]["precision_recall"]
                 axes.plot(curve["recall"], curve["precision"], line, color=color, label=f"{state}: {name}", linewidth=2)
-        chance = next(iter(models.values()))["chance_map"]
+                if "intervals" in curve:
+                    _draw_band(axes, dict(zip(curve["recall"], curve["intervals"], strict=True)), color)
+        chance = next(iter(models.values()))["clean"]["relevant_share"]  # the precision of a random ranking everywhere
         axes.axhline(chance, color=TEXT, linestyle=":", label="chance")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         figure.legend(loc="outside lower center", ncols=3)
@@ -117,8 +122,8 @@ def _draw_values(axes: Axes, values: Mapping[str, float], line: str, *, unit: fl
     axes.plot(places, list(values.values()), line, linewidth=2, markersize=4, clip_on=False, **style)
 
 
-def _draw_band(axes: Axes, ends: Mapping[str, Sequence[float]], color: str) -> None:
-    """Fill what lies between the ends of intervals, each by the number that it has as its key in a report."""
+def _draw_band(axes: Axes, ends: Mapping[Any, Sequence[float]], color: str) -> None:
+    """Fill what lies between the ends of intervals, each by the number, or its text in a report, that is its key."""
     low, high = zip(*ends.values(), strict=True)
     axes.fill_between([float(key) for key in ends], low, high, color=color, alpha=0.18, linewidth=0)
 

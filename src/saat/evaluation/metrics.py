@@ -28,10 +28,12 @@ class PrecisionRecall:
     Args:
         recall: ascending in (0, 1].
         precision: as many values.
+        intervals: of each of them the 95 % bootstrap interval.
     """
 
     recall: tuple[float, ...]
     precision: tuple[float, ...]
+    intervals: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,12 @@ def evaluate_retrieval(
     paper = ranking.average_precision_at_k_paper(*arguments, k=k_paper)
     top, chance_top = top_values(counts), top_values(chance_counts)
     means = top.filled(map(_mean, top.flat()))
-    map_interval, map_paper_interval, *ends = bootstrap_intervals(torch.stack([precision, paper, *top.flat()], dim=1))
+    grid = torch.tensor(RECALL_GRID, dtype=torch.float64, device=counts.items.device)
+    curve = gains.precision_at_recall(counts, grid)
+    values = torch.cat([torch.stack([precision, paper, *top.flat()], dim=1), curve], dim=1)
+    map_interval, map_paper_interval, *ends = bootstrap_intervals(values)
+    rounded = [(_round(low), _round(high)) for low, high in ends]
+    top_ends, curve_ends = rounded[: -len(RECALL_GRID)], rounded[-len(RECALL_GRID) :]
     entropies = bit_entropies(database_codes)
     return RetrievalMetrics(
         map=precision.mean().item(),
@@ -172,8 +179,10 @@ def evaluate_retrieval(
         relevant_share=(counts.relevant.sum() / counts.items.sum()).item(),
         **vars(means),
         chance=chance_top.filled(map(_mean, chance_top.flat())),
-        intervals=top.filled((_round(low), _round(high)) for low, high in ends),
-        precision_recall=precision_recall(counts),
+        intervals=top.filled(top_ends),
+        precision_recall=PrecisionRecall(
+            recall=RECALL_GRID, precision=tuple(map(_mean, curve.unbind(1))), intervals=tuple(curve_ends)
+        ),
         distance_histogram=distance_histogram(counts),
         distinct_codes=count_distinct(database_codes),
         distinct_query_codes=count_distinct(query_codes),
@@ -210,13 +219,6 @@ def toward_target(metrics: RetrievalMetrics) -> RetrievalMetrics:
         chance=replace(metrics.chance, success_rate_at=opposite(metrics.chance.success_rate_at)),
         intervals=replace(metrics.intervals, success_rate_at=opposite_ends),
     )
-
-
-def precision_recall(counts: RankingCounts) -> PrecisionRecall:
-    """Return the mean precision of all queries at each recall of `RECALL_GRID`."""
-    grid = torch.tensor(RECALL_GRID, dtype=torch.float64, device=counts.items.device)
-    curve = gains.precision_at_recall(counts, grid).mean(0)
-    return PrecisionRecall(recall=RECALL_GRID, precision=tuple(_round(value) for value in curve.tolist()))
 
 
 def distance_histogram(counts: RankingCounts) -> DistanceHistogram:
