@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from attack_settings import CPU, Effort, Setting, alexnet_setting, resnet20_setting
+from provenance import commit
 from torch import Tensor, nn
 from turns import summary
 
@@ -186,7 +187,7 @@ def main() -> None:
     )
     machine = {"processor": platform.processor() or platform.machine(), "cores": available_cores()}
     machine |= {"threads": torch.get_num_threads(), "bfloat16": fast_bfloat16(CPU)}
-    result: dict[str, Any] = {"machine": machine, "versions": versions(), "quick": options.quick}
+    result: dict[str, Any] = {"machine": machine, "versions": versions(), "commit": commit(), "quick": options.quick}
     result |= {setting.name: measure(setting) for setting in settings}
     figures = headline(result)
     write_text(RESULT, json.dumps(figures | result, indent=2) + "\n")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from provenance import commit
 from torch import Tensor
 from turns import seconds
 
@@ -133,6 +134,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()},
         "versions": versions() | {"numpy": np.__version__},
+        "commit": commit(),
         "n": ROUNDS,
         "code_length": CODE_LENGTH,
         "k": K,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from every_attack import ESSENTIAL, EVERY, OTHER_MODEL, equal_settings
+from provenance import commit
 
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
@@ -159,7 +160,7 @@ def run_attack(
 def heading() -> dict[str, Any]:
     """Return what a result file says of the machine."""
     machine = {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()}
-    return {"machine": machine, "versions": versions()}
+    return {"machine": machine, "versions": versions(), "commit": commit()}
 
 
 def encoded_subject(checkpoint: Path) -> tuple[Subject, SubjectCodes, torch.device]:

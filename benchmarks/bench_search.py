@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from provenance import commit
 from search_codes import Source, clustered, trained, uniform
 from search_memory import bare_index, measure_memory
 from search_within import measure_within
@@ -213,6 +214,7 @@ def main() -> None:
     settings: dict[str, Any] = {
         "machine": machine,
         "versions": versions() | {"numpy": np.__version__, "faiss": faiss.__version__},
+        "commit": commit(),
         "faiss_options": faiss.get_compile_options().strip(),
         "threads": torch.get_num_threads(),
         "rounds": QUICK_ROUNDS if options.quick else ROUNDS,

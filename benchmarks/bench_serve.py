@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from hostile_requests import hostile_requests, post, upload
+from provenance import commit
 from serve_clients import Answers, ask_for, attack, closed_loop
 from serve_materials import ITEMS, build_index, describe, make_photos, trained
 from turns import summary
@@ -93,6 +94,7 @@ def main() -> None:
         "machine": {"processor": platform.machine(), "server_cores": len(ours), "client_cores": len(theirs)}
         | {"apart": len(cores) > 1},
         "versions": versions() | {"numpy": np.__version__},
+        "commit": commit(),
         "quick": options.quick,
         "items": ITEMS,
         "model": describe(checkpoint),

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from fault_commands import measure_commands
 from fault_writer import next_state, push_folder, state_of
+from provenance import commit
 
 from saat.index.catalog import open_remote
 from saat.index.flat import FlatIndex
@@ -205,6 +206,7 @@ def main() -> int:
     result = headline | {
         "machine": {"processor": platform.machine(), "cores": available_cores()},
         "versions": versions() | {"numpy": np.__version__},
+        "commit": commit(),
         "seed": options.seed,
         "runs": runs,
     }
