@@ -84,6 +84,12 @@ class IndexContent:
         packed = np.empty((0, model.code_length // 8), np.uint8)
         return cls(packed, np.empty(0, np.int64), pa.table({"id": pa.array([], pa.int64())}), next_id=0, model=model)
 
+    def part(self, start: int, count: int) -> IndexContent:
+        """Return the items from place `start` on, `count` at most, as views."""
+        places = slice(start, start + count)
+        metadata = self.metadata.slice(start, count)
+        return replace(self, packed=self.packed[places], ids=self.ids[places], metadata=metadata)
+
     def rows(self, places: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Return the metadata of the items at `places` (k,), in that order."""
         # Slices are views. `take` would first join the chunks of a column, all its text for a few rows, and it fails

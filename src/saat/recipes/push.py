@@ -23,7 +23,7 @@ class PushConfig:
         index: folder of the index; may be given without its name.
         to: milvus://host:19530/collection, milvus+tls for TLS, or postgresql://host/database?table=name.
         hnsw: in PostgreSQL, make the graph of approximate searches too.
-        batch_size: items of a request; a stop costs at most so many.
+        batch_size: items of a request; a stop costs at most so many, or in PostgreSQL, where an index was whole, all.
         quiet: print nothing.
     """
 
