@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
+from saat.index.blocks import Blocks
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.rows import digest_of, rows_of
@@ -23,8 +25,8 @@ class Step:
 
     Args:
         items: of the folder.
-        written: of them, those that the server lacked, or had otherwise.
-        removed: items that the server had and the folder has not.
+        written: of them, those that the place lacked, or had otherwise; in Milvus, the collection that is not searched.
+        removed: items that the place had and the folder has not.
     """
 
     items: int
@@ -47,9 +49,7 @@ class Difference:
     gone: NDArray[np.int64]
 
 
-def push(
-    content: IndexContent, remote: RemoteIndex[Any], *, identity: str, created: str, batch_size: int
-) -> Iterator[Step]:
+def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: str, batch_size: int) -> Iterator[Step]:
     """Make the index on a server the same as `content`.
 
     What is there already is known by id and digest, so a push that was stopped goes on, and one without need writes
@@ -67,7 +67,7 @@ def push(
         ArgumentError: the place holds another index, or codes of another model.
         DataError: the server does not answer.
     """
-    manifest = RemoteManifest(content.model, identity, created, content.next_id, content.metadata.schema, complete=True)
+    manifest = RemoteManifest(content.model, identity, created, content.next_id, content.schema, complete=True)
     if remote.exists:
         remote.manifest.model.check(content.model)
         if remote.manifest.identity != identity:
@@ -87,16 +87,13 @@ def push(
         remote.write(manifest)
 
 
-def _differences(content: IndexContent, remote: RemoteIndex[Any], size: int) -> Iterator[Difference]:
-    """Yield the differences of blocks of `size` items, at last those of the ids above all of them."""
+def _differences(content: Blocks, remote: RemoteIndex[Any], size: int) -> Iterator[Difference]:
+    """Yield the differences of blocks of at most `size` items, at last those of the ids above all of them."""
     low = 0
-    for start in range(0, len(content) + size, size):
-        block = content.part(start, size)
+    for block in chain(content.blocks(size), [IndexContent.empty(content.model)]):
         high = int(block.ids[-1]) + 1 if len(block) else None
         there = remote.digests(low, high)
         coded = zip(block.ids, block.packed, rows_of(block.metadata), strict=True)
         new = [there.pop(int(id_), None) != digest_of(code.tobytes(), row) for id_, code, row in coded]
         yield Difference(block, np.array(new, np.bool_), np.array(sorted(there), np.int64))
-        if high is None:
-            return
-        low = high
+        low = high or low
