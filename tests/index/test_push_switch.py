@@ -191,3 +191,20 @@ def test_a_connection_lost_in_a_push_leaves_the_state_before(address: Addresses)
             check_holds(each, before)
         assert sum(step.written for step in steps_of(after, remote)) == 30
         check_holds(other, after)
+
+
+@pytest.mark.servers
+def test_a_push_to_a_table_waits_for_another(address: Addresses) -> None:
+    place, (before, after) = address("postgresql"), states()
+    with open_remote(place) as remote:
+        assert sum(step.written for step in steps_of(before, remote)) == 100
+    with open_remote(place) as remote, ThreadPoolExecutor(1) as pool:
+        steps = steps_of(after, remote)
+        next(steps)
+        with open_remote(place + "&options=-c%20statement_timeout%3D300ms") as second:
+            other = pool.submit(lambda: list(steps_of(before.without(np.array([5])), second)))
+            with pytest.raises(TimeoutError):
+                other.result(timeout=1)
+            list(steps)
+            other.result(timeout=60)
+        check_holds(remote, before.without(np.array([5])))

@@ -111,7 +111,8 @@ class PgvectorIndex(RemoteIndex[Filter]):
         """Make a transaction of the changes. Another push, of whatever machine, waits for its end."""
         try:
             with self._transaction():
-                self._run(f"SELECT 1 FROM {MANIFESTS} WHERE name = %(name)s FOR UPDATE", name=self.address.name)
+                held = f"SELECT 1 FROM {MANIFESTS} WHERE name = %(name)s FOR UPDATE"
+                self._run(held, local=UNLIMITED, name=self.address.name)
                 yield
         except self._psycopg.Error as error:
             raise self._failed(error) from None
