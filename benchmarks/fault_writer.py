@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from saat.index.blocks import open_blocks
 from saat.index.catalog import open_remote
 from saat.index.content import IndexContent, ModelKey
 from saat.index.push import push
-from saat.index.storage import MANIFEST, create_index, pushing, read_index, read_manifest, update_index
+from saat.index.storage import MANIFEST, create_index, pushing, read_index, update_index
 
 MODEL = ModelKey("f" * 32, 64)
 BATCH = 50  # items of a step of a push, so that most have several
@@ -42,9 +43,9 @@ def next_state(content: IndexContent, generator: np.random.Generator) -> IndexCo
 def push_folder(folder: Path, address: str) -> None:
     """Do what `saat index push` does."""
     with pushing(folder), open_remote(address) as remote:
-        manifest, content = read_manifest(folder), read_index(folder)
-        steps = push(content, remote, identity=manifest.identity, created=manifest.created, batch_size=BATCH)
-        for _ in steps:
+        content = open_blocks(folder)
+        of_folder = {"identity": content.manifest.identity, "created": content.manifest.created}
+        for _ in push(content, remote, **of_folder, batch_size=BATCH):
             pass
 
 

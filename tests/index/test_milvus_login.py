@@ -13,7 +13,7 @@ from running import running_milvus
 from servers import check_wanted
 
 from saat.index.address import parse_address
-from saat.index.milvus import TOKEN, connection
+from saat.index.milvus_server import TOKEN, connection
 
 ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # of gRPC, read once a process; so each try is a process
 PUSH_AND_SEARCH = """

@@ -133,7 +133,8 @@ def test_a_push_makes_the_server_the_same_and_writes_what_differs(scheme: str, a
     assert pushed_steps(items, remote) == Step(len(items), 0, 0)
     more = pa.table({"path": ["/photos/new.png"], "height": [7]})
     changed = items.without(np.array([1, 150, 399])).added(np.full((1, 3), 9, np.uint8), more, model=MODEL)
-    assert pushed_steps(changed, remote) == Step(len(changed), 1, 3)
+    # In Milvus the change is made in a collection of its own, which is empty the first time.
+    assert pushed_steps(changed, remote) == Step(len(changed), *((len(changed), 0) if scheme == "milvus" else (1, 3)))
     check_same(remote, changed)
     for other, identity, message in [
         (items, "another", "the index of one folder"),  # of the same second and the same model
@@ -314,8 +315,8 @@ def test_tables_of_others_are_left_alone(address: Addresses) -> None:
 def test_collections_of_others_are_left_alone(address: Addresses) -> None:
     place = address("milvus")
     remote = open_remote(place)
-    remote._client.create_collection(remote.address.name, dimension=4)
-    with pytest.raises(DataError, match="not of saat: its fields are id, vector"):
+    remote._server.ask("create_collection", remote.address.name, dimension=4)
+    with pytest.raises(DataError, match=r"not of saat: the fields of photos_\d+ are id, vector"):
         open_remote(place)
     remote.close()
 

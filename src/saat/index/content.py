@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +84,18 @@ class IndexContent:
         """Return an index of no items."""
         packed = np.empty((0, model.code_length // 8), np.uint8)
         return cls(packed, np.empty(0, np.int64), pa.table({"id": pa.array([], pa.int64())}), next_id=0, model=model)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the metadata."""
+        return self.metadata.schema
+
+    def blocks(self, size: int) -> Iterator[IndexContent]:
+        """Yield the items by their order, `size` at a time, as views."""
+        for start in range(0, len(self), size):
+            here = slice(start, start + size)
+            rows = self.metadata.slice(start, size)
+            yield replace(self, packed=self.packed[here], ids=self.ids[here], metadata=rows)
 
     def rows(self, places: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Return the metadata of the items at `places` (k,), in that order."""

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 
-from saat.errors import ArgumentError, DataError, ServerError
+from saat.errors import DataError, ServerError
 from saat.index.address import Address
-from saat.index.remote import Nearest, RemoteIndex, in_order
+from saat.index.milvus_server import CONNECT_SECONDS, MilvusServer
+from saat.index.remote import Found, RemoteIndex
 from saat.index.rows import NOT_FINITE
-from saat.index.stored import RemoteManifest, Stored
+from saat.index.stored import Nearest, RemoteManifest, Stored, in_order
 from saat.index.where import OPERATORS, Comparison
 
-PORT = 19_530
-TOKEN = "MILVUS_TOKEN"  # environment variable, for an address without user: user:password, or a key
-SECONDS = 60.0  # that a request may take
-CONNECT_SECONDS = 10.0
 MOST = 16_384  # results of a search, at most: a rule of Milvus
 ROOM = 4 * MOST  # results of the queries of one request
 MANIFEST_ID = -1  # of the row that holds the manifest; ids of items are at least 0
-FIELDS = ("id", "code", "digest", "metadata")
+ENDS = ("_saat_0", "_saat_1")  # of the names of the two collections, after that of the alias
 # What stands in a string as it is. Texts with other signs are not sent: such a condition is sifted here.
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\x7f]*')
 
 
 class MilvusIndex(RemoteIndex[str]):
     """A collection `id, code, digest, metadata` (JSON), searched by comparing each code (`BIN_FLAT`): exact.
+
+    The name in the address is an alias of one of two collections. A change is made in the other one, which has the
+    state before the last change; then the alias is turned to it.
 
     Milvus orders ties as it likes and returns at most 16,384 results. So more than `k` are asked for, until the last
     distance of interest is followed by a larger one; items beyond that bound are searched in ranges of ids, none of
@@ -48,16 +48,19 @@ class MilvusIndex(RemoteIndex[str]):
     """
 
     def __init__(self, address: Address) -> None:
-        self._pymilvus = _client()
+        self._server = MilvusServer(address)
         self.address = address
-        given = connection(address, os.environ.get(TOKEN, ""))
-        self._secret = given["token"].partition(":")[2] or given["token"]
-        self._client = self._ask(lambda: self._pymilvus.MilvusClient(**given, timeout=CONNECT_SECONDS))
+        self._collection: str | None = None  # of all requests; else the one of the alias, asked each time
         try:
             super().__init__(address, self._read_manifest())
         except DataError:
             self.close()
             raise
+
+    @property
+    def _name(self) -> str:
+        # Not the alias: for a moment after it was turned, the server may take it for the collection before.
+        return self._collection or self._server.collection_of(self.address.name)
 
     def __len__(self) -> int:
         return self._count("id >= 0")
@@ -68,35 +71,61 @@ class MilvusIndex(RemoteIndex[str]):
 
     def probe(self) -> None:
         """Raise unless the server answers."""
-        self._ask(lambda: self._client.has_collection(self.address.name, timeout=CONNECT_SECONDS))
+        self._server.ask("has_collection", self.address.name, seconds=CONNECT_SECONDS)
 
     def close(self) -> None:
         """Let go of the server."""
-        self._client.close()
+        self._server.close()
+
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
+        before, alias = self._name, self.address.name
+        if before == alias:
+            raise DataError(f"{self.address} was made by an earlier saat; push to another name")
+        (after,) = {alias + end for end in ENDS} - {before}
+        if self._server.has(after):
+            self._server.load(after)
+        else:
+            self._server.make(after, self.code_length)
+        self._collection = after
+        try:
+            yield
+            self._server.ask("alter_alias", after, alias)
+            self._server.ask("release_collection", before)
+        finally:
+            self._collection = None
+
+    def _of_one_state(self, read: Callable[[Self], Found]) -> Found:
+        while True:
+            state = copy(self)
+            state._collection = name = self._name
+            try:
+                found = read(state)
+            except ServerError:
+                if self._name == name:
+                    raise
+            else:
+                if self._name == name:
+                    return found
+            # A push has turned the alias meanwhile, and the next one may write to this collection: read the other.
 
     def _create(self, code_length: int, text: str) -> None:
-        kinds = self._pymilvus.DataType
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", kinds.INT64, is_primary=True)
-        schema.add_field("code", kinds.BINARY_VECTOR, dim=code_length)
-        schema.add_field("digest", kinds.VARCHAR, max_length=32)
-        schema.add_field("metadata", kinds.JSON)
-        flat = self._client.prepare_index_params()
-        flat.add_index("code", index_type="BIN_FLAT", metric_type="HAMMING")
-        name = self.address.name
-        if self._ask(lambda: self._client.has_collection(name, timeout=SECONDS)):
-            self._drop_empty()  # what a push left that was stopped before its first item
-        self._ask(
-            lambda: self._client.create_collection(
-                name, schema=schema, index_params=flat, consistency_level="Strong", timeout=SECONDS
-            )
-        )
-        self._put_manifest(code_length, text)
+        alias = self.address.name
+        self._collection = alias + ENDS[0]
+        try:
+            if self._server.has(self._collection):  # what a push left that was stopped before it made the alias
+                self._drop_empty()
+            self._server.make(self._collection, code_length)
+            self._put_manifest(code_length, text)
+            self._server.ask("create_alias", self._collection, alias)
+        finally:
+            self._collection = None
 
     def _drop_empty(self) -> None:
-        if self._count(f"id >= {MANIFEST_ID}"):
-            raise DataError(f"{self.address} is a collection that is not of saat, or has lost its manifest")
-        self._ask(lambda: self._client.drop_collection(self.address.name, timeout=SECONDS))
+        self._server.load(self._name)
+        if self._count("id >= 0"):
+            raise DataError(f"{self.address} needs the name {self._name}, of a collection that has items and no alias")
+        self._server.ask("drop_collection", self._name)
 
     def _write_manifest(self, text: str) -> None:
         self._put_manifest(self.code_length, text)
@@ -105,14 +134,12 @@ class MilvusIndex(RemoteIndex[str]):
         self._put([Stored(MANIFEST_ID, bytes(code_length // 8), {"manifest": text})], [""])
 
     def _read_manifest(self) -> RemoteManifest | None:
-        name = self.address.name
-        if not self._ask(lambda: self._client.has_collection(name, timeout=SECONDS)):
+        if not self._server.has(self.address.name):
             return None
-        found = self._ask(lambda: self._client.describe_collection(name, timeout=SECONDS))
-        fields = tuple(field["name"] for field in found["fields"])
-        if fields != FIELDS:
-            raise DataError(f"{self.address} is a collection that is not of saat: its fields are {', '.join(fields)}")
-        self._ask(lambda: self._client.load_collection(name, timeout=SECONDS))
+        return self._of_one_state(lambda state: state._read_manifest_here())
+
+    def _read_manifest_here(self) -> RemoteManifest | None:
+        self._server.load(self._name)
         rows = self._query(f"id == {MANIFEST_ID}", ["metadata"])
         return RemoteManifest.read(_row(rows[0])["manifest"], self.address) if rows else None
 
@@ -121,10 +148,10 @@ class MilvusIndex(RemoteIndex[str]):
             {"id": item.id, "code": item.code, "digest": digest, "metadata": item.row}
             for item, digest in zip(items, digests, strict=True)
         ]
-        self._ask(lambda: self._client.upsert(self.address.name, rows, timeout=SECONDS))
+        self._server.ask("upsert", self._name, rows)
 
     def _delete(self, ids: list[int]) -> None:
-        self._ask(lambda: self._client.delete(self.address.name, filter=f"id in {ids}", timeout=SECONDS))
+        self._server.ask("delete", self._name, filter=f"id in {ids}")
 
     def _fetch(self, ids: list[int]) -> list[Stored]:
         rows = self._query(f"id in {ids}", ["code", "metadata"]) if ids else []
@@ -175,19 +202,18 @@ class MilvusIndex(RemoteIndex[str]):
     def _hits(self, codes: Sequence[bytes], limit: int, within: str) -> list[Nearest]:
         """Return for each code at most `limit` nearest items; of the last distance, any."""
         found: list[Nearest] = []
+        name = self._name
         step = max(1, ROOM // limit)
         for start in range(0, len(codes), step):
             part = list(codes[start : start + step])
-            answer = self._ask(
-                lambda part=part: self._client.search(  # type: ignore[misc]
-                    self.address.name,
-                    part,
-                    filter=within,
-                    limit=limit,
-                    anns_field="code",
-                    search_params={"metric_type": "HAMMING"},
-                    timeout=SECONDS,
-                )
+            answer = self._server.ask(
+                "search",
+                name,
+                part,
+                filter=within,
+                limit=limit,
+                anns_field="code",
+                search_params={"metric_type": "HAMMING"},
             )
             found += [in_order([hit["distance"] for hit in hits], [hit["id"] for hit in hits]) for hits in answer]
         return found
@@ -218,34 +244,7 @@ class MilvusIndex(RemoteIndex[str]):
         return int(self._query(within, ["count(*)"])[0]["count(*)"])
 
     def _query(self, within: str, fields: list[str]) -> list[dict[str, Any]]:
-        name = self.address.name
-        return list(self._ask(lambda: self._client.query(name, filter=within, output_fields=fields, timeout=SECONDS)))
-
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        try:
-            return request()
-        except self._pymilvus.MilvusException as error:
-            text = " ".join(str(error.message).split())
-            if self._secret:
-                text = text.replace(self._secret, "***")
-            raise ServerError(f"{self.address}: {text}") from None
-
-
-def connection(address: Address, token: str) -> dict[str, str]:
-    """Return what pymilvus is told of a server.
-
-    Args:
-        address: of an index on it; its user and password go before `token`.
-        token: user:password, or a key; empty for none.
-
-    >>> from saat.index.address import parse_address
-    >>> connection(parse_address("milvus+tls://db/photos"), "me:secret")
-    {'uri': 'https://db:19530', 'token': 'me:secret'}
-    """
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    protocol = "https" if address.scheme == "milvus+tls" else "http"
-    own = f"{address.user}:{address.password}" if address.user else ""
-    return {"uri": f"{protocol}://{host}:{address.port or PORT}", "token": own or token}
+        return list(self._server.ask("query", self._name, filter=within, output_fields=fields))
 
 
 def _and(within: str, term: str | None) -> str:
@@ -260,12 +259,3 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of a row, which some versions of pymilvus leave as text."""
     found = row["metadata"]
     return dict(json.loads(found) if isinstance(found, str | bytes) else found)
-
-
-def _client() -> Any:
-    try:
-        import pymilvus
-    except ImportError:
-        raise ArgumentError("an index in Milvus needs pymilvus: pip install 'saat[milvus]'") from None
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints a trace of each error that it raises
-    return pymilvus

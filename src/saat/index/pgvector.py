@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from saat.errors import ArgumentError, SaatError, ServerError
 from saat.index.address import Address
-from saat.index.remote import Nearest, RemoteIndex, in_order
+from saat.index.remote import Found, RemoteIndex
 from saat.index.rows import text_of
-from saat.index.stored import RemoteManifest, Stored
+from saat.index.stored import Nearest, RemoteManifest, Stored, in_order
 from saat.index.where import Comparison
 
 MANIFESTS = "saat_manifests"  # table of the manifests, a row a table of items
@@ -67,6 +68,7 @@ class PgvectorIndex(RemoteIndex[Filter]):
         self._approximate = approximate
         self._numbers = count()
         self._lock = threading.RLock()  # a transaction is of one thread
+        self._within = False  # a transaction of several statements, which a new connection cannot go on with
         self._connection = self._connect()
         try:
             super().__init__(address, self._read_manifest())
@@ -103,6 +105,34 @@ class PgvectorIndex(RemoteIndex[Filter]):
     @property
     def _graph(self) -> str:
         return f"{self.address.name}_hnsw"
+
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
+        """Make a transaction of the changes. Another push, of whatever machine, waits for its end."""
+        try:
+            with self._transaction():
+                held = f"SELECT 1 FROM {MANIFESTS} WHERE name = %(name)s FOR UPDATE"
+                self._run(held, local=UNLIMITED, name=self.address.name)
+                yield
+        except self._psycopg.Error as error:
+            raise self._failed(error) from None
+
+    def _of_one_state(self, read: Callable[[Self], Found]) -> Found:
+        def within() -> Found:
+            with self._transaction():
+                self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                return read(self)
+
+        return self._kept_up(within)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._connection.transaction():
+            self._within = True
+            try:
+                yield
+            finally:
+                self._within = False
 
     def _create(self, code_length: int, text: str) -> None:
         self._run("CREATE EXTENSION IF NOT EXISTS vector")
@@ -195,31 +225,37 @@ class PgvectorIndex(RemoteIndex[Filter]):
             raise self._failed(error) from None
 
     def _run(self, query: str, *, local: Sequence[str] = (), then: Any = None, **values: Any) -> list[Any]:
-        """Run a statement, in which {table} and {graph} are names; a connection that was lost is made anew, once.
+        """Run a statement, in which {table} and {graph} are names.
 
         Args:
             query: the statement.
-            local: settings of PostgreSQL for this statement.
+            local: settings of PostgreSQL for this statement, or until the end of the transaction that it is in.
             then: called in the same transaction, after the statement.
             values: of the statement.
         """
         sql = self._psycopg.sql
         names = {"table": sql.Identifier(self.address.name), "graph": sql.Identifier(self._graph)}
         statement = sql.SQL(query).format(**names)
+        return self._kept_up(lambda: self._in_transaction(statement, values, local, then))
+
+    def _kept_up(self, request: Callable[[], Found]) -> Found:
+        """Return what `request` does; a connection that was lost is made anew, once, but not in a transaction."""
         with self._lock:
+            if self._within:
+                return request()
             try:
-                return self._in_transaction(statement, values, local, then)
+                return request()
             except self._psycopg.Error as error:
                 if not self._connection.closed:
                     raise self._failed(error) from None
             self._connection = self._connect()
             try:
-                return self._in_transaction(statement, values, local, then)
+                return request()
             except self._psycopg.Error as error:
                 raise self._failed(error) from None
 
     def _in_transaction(self, statement: Any, values: dict[str, Any], local: Sequence[str], then: Any) -> list[Any]:
-        with self._connection.transaction():
+        with nullcontext() if self._within else self._connection.transaction():
             for setting in local:
                 self._connection.execute(f"SET LOCAL {setting}")
             cursor = self._connection.execute(statement, values)

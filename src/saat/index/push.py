@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
+from saat.index.blocks import Blocks
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.rows import digest_of, rows_of
@@ -22,8 +25,8 @@ class Step:
 
     Args:
         items: of the folder.
-        written: of them, those that the server lacked, or had otherwise.
-        removed: items that the server had and the folder has not.
+        written: of them, those that the place lacked, or had otherwise; in Milvus, the collection that is not searched.
+        removed: items that the place had and the folder has not.
     """
 
     items: int
@@ -31,13 +34,27 @@ class Step:
     removed: int
 
 
-def push(
-    content: IndexContent, remote: RemoteIndex[Any], *, identity: str, created: str, batch_size: int
-) -> Iterator[Step]:
+@dataclass(frozen=True)
+class Difference:
+    """How a place on a server differs from some items of a folder, whose ids follow each other.
+
+    Args:
+        block: the items.
+        new: bool (N,), those that the server lacks, or has otherwise.
+        gone: int64 (M,), ids among those of `block` that the server has alone.
+    """
+
+    block: IndexContent
+    new: NDArray[np.bool_]
+    gone: NDArray[np.int64]
+
+
+def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: str, batch_size: int) -> Iterator[Step]:
     """Make the index on a server the same as `content`.
 
     What is there already is known by id and digest, so a push that was stopped goes on, and one without need writes
-    nothing. The index is marked as a part from the first change to the last.
+    nothing. Readers of a whole index have the state before until the push ends, and its own from then on. A place
+    without one is filled where it is, and marked as a part until the end.
 
     Args:
         content: of the folder.
@@ -50,28 +67,33 @@ def push(
         ArgumentError: the place holds another index, or codes of another model.
         DataError: the server does not answer.
     """
-    manifest = RemoteManifest(content.model, identity, created, content.next_id, content.metadata.schema, complete=True)
+    manifest = RemoteManifest(content.model, identity, created, content.next_id, content.schema, complete=True)
     if remote.exists:
         remote.manifest.model.check(content.model)
         if remote.manifest.identity != identity:
             other = f"{remote.address} has that of another folder, made {remote.manifest.created}"
             raise ArgumentError(f"an address holds the index of one folder; {other}")
-    starts = list(range(0, max(1, len(content)), batch_size))
-    begun = False
-    for number, start in enumerate(starts):
-        ids = content.ids[start : start + batch_size]
-        low = int(ids[0]) if number else 0
-        high = int(content.ids[starts[number + 1]]) if number + 1 < len(starts) else None
-        there = remote.digests(low, high) if remote.exists else {}
-        packed, rows = content.packed[start : start + len(ids)], content.metadata.slice(start, len(ids))
-        digests = [digest_of(code.tobytes(), row) for code, row in zip(packed, rows_of(rows), strict=True)]
-        new = np.array([there.get(int(id_)) != digest for id_, digest in zip(ids, digests, strict=True)], np.bool_)
-        gone = np.setdiff1d(np.array(list(there), np.int64), ids)
-        if not begun and (new.any() or len(gone) or not remote.exists):
-            remote.write(replace(manifest, complete=False))
-            begun = True
-        if new.any():
-            remote.put(packed[new], rows.filter(pa.array(new)))
-        yield Step(len(ids), int(new.sum()), remote.remove(gone) if len(gone) else 0)
-    if remote.manifest != manifest:
+        if remote.manifest == manifest and not any(
+            each.new.any() or len(each.gone) for each in _differences(content, remote, batch_size)
+        ):
+            yield Step(len(content), 0, 0)
+            return
+    with remote.changing():
+        remote.write(replace(manifest, complete=False))
+        for each in _differences(content, remote, batch_size):
+            if each.new.any():
+                remote.put(each.block.packed[each.new], each.block.metadata.filter(pa.array(each.new)))
+            yield Step(len(each.new), int(each.new.sum()), remote.remove(each.gone) if len(each.gone) else 0)
         remote.write(manifest)
+
+
+def _differences(content: Blocks, remote: RemoteIndex[Any], size: int) -> Iterator[Difference]:
+    """Yield the differences of blocks of at most `size` items, at last those of the ids above all of them."""
+    low = 0
+    for block in chain(content.blocks(size), [IndexContent.empty(content.model)]):
+        high = int(block.ids[-1]) + 1 if len(block) else None
+        there = remote.digests(low, high)
+        coded = zip(block.ids, block.packed, rows_of(block.metadata), strict=True)
+        new = [there.pop(int(id_), None) != digest_of(code.tobytes(), row) for id_, code, row in coded]
+        yield Difference(block, np.array(new, np.bool_), np.array(sorted(there), np.int64))
+        low = high or low

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Self, TypeVar, final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, DataError, check_at_least
 from saat.index.address import Address
 from saat.index.base import SearchResult, check_ids, check_items, check_packed
 from saat.index.content import IndexContent
 from saat.index.rows import comparable_kind, digest_of, rows_of, table_of
-from saat.index.stored import Excerpt, RemoteManifest, Stored
+from saat.index.stored import Excerpt, Nearest, RemoteManifest, Stored
 from saat.index.where import Comparison, narrowed, parse, select
 
 FETCHED = 4_096  # items of one request
 WIDER = 4  # times as many candidates, where those of before did not hold enough
 Term = TypeVar("Term")
-Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]
+Found = TypeVar("Found")
 
 
 class RemoteIndex(ABC, Generic[Term]):
@@ -52,15 +53,19 @@ class RemoteIndex(ABC, Generic[Term]):
 
     @abstractmethod
     def probe(self) -> None:
-        """Raise unless the server answers, at little cost and whatever else is underway.
-
-        Raises:
-            ServerError: it does not.
-        """
+        """Raise `ServerError` unless the server answers, at little cost and whatever else is underway."""
 
     @abstractmethod
     def close(self) -> None:
         """Let go of the server."""
+
+    @abstractmethod
+    def _switched(self) -> AbstractContextManager[None]:
+        """Let readers have all changes within it at its end, at once; after an exception or a kill, none of them."""
+
+    @abstractmethod
+    def _of_one_state(self, read: Callable[[Self], Found]) -> Found:
+        """Return what `read` finds, whose requests all see the same state of the index."""
 
     @abstractmethod
     def _create(self, code_length: int, text: str) -> None:
@@ -124,6 +129,25 @@ class RemoteIndex(ABC, Generic[Term]):
         return self.manifest.model.code_length
 
     @final
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change an index: a whole one at once, at the end; where there is none yet or a part, in place, step by step.
+
+        Raises:
+            ServerError: the server does not answer; an index that was whole is as it was.
+        """
+        before = self._manifest
+        if before is None or not before.complete:
+            yield
+            return
+        try:
+            with self._switched():
+                yield
+        except BaseException:
+            self._manifest = before
+            raise
+
+    @final
     def write(self, manifest: RemoteManifest) -> None:
         """Keep `manifest`; room is made for an index that is new."""
         if self._manifest is None:
@@ -182,6 +206,9 @@ class RemoteIndex(ABC, Generic[Term]):
     @final
     def items(self, ids: NDArray[np.int64]) -> IndexContent:
         """Return the items of `ids` that are here, by id, with their metadata."""
+        return self._of_one_state(lambda state: state._items(ids))
+
+    def _items(self, ids: NDArray[np.int64]) -> IndexContent:
         found = sorted(self._stored(ids), key=lambda item: item.id)
         here = np.array([item.id for item in found], np.int64)
         packed = np.frombuffer(b"".join(item.code for item in found), np.uint8).reshape(-1, self.code_length // 8)
@@ -199,11 +226,7 @@ class RemoteIndex(ABC, Generic[Term]):
 
     @final
     def check_where(self, where: str) -> None:
-        """Raise unless `where` is a condition on the columns of the index.
-
-        Raises:
-            ArgumentError: it is not.
-        """
+        """Raise `ArgumentError` unless `where` is a condition on the columns of the index."""
         select(self.manifest.schema.empty_table(), where)
 
     @final
@@ -220,6 +243,9 @@ class RemoteIndex(ABC, Generic[Term]):
             ArgumentError: `packed` is not (Q, K/8), `k` is below 1, or `where` is no condition.
             ServerError: the server does not answer.
         """
+        return self._of_one_state(lambda state: state._search(packed, k, where))
+
+    def _search(self, packed: NDArray[np.uint8], k: int, where: str | None) -> SearchResult:
         check_packed(packed, self.code_length)
         check_at_least("k", k, 1)
         distances = np.full((len(packed), k), -1, dtype=np.int32)
@@ -236,9 +262,13 @@ class RemoteIndex(ABC, Generic[Term]):
 
     @final
     def find(self, packed: NDArray[np.uint8], k: int, *, where: str | None = None) -> tuple[SearchResult, IndexContent]:
-        """Return what `search` does, and the items found; those that are gone meanwhile are -1."""
-        result = self.search(packed, k, where=where)
-        content = self.items(np.unique(result.ids[result.ids >= 0]))
+        """Return what `search` does, and the items found; those that `remove` took meanwhile are -1."""
+
+        def found(state: Self) -> tuple[SearchResult, IndexContent]:
+            result = state._search(packed, k, where)
+            return result, state._items(np.unique(result.ids[result.ids >= 0]))
+
+        result, content = self._of_one_state(found)
         here = np.isin(result.ids, content.ids)
         return SearchResult(np.where(here, result.distances, -1), np.where(here, result.ids, -1)), content
 
@@ -257,7 +287,7 @@ class RemoteIndex(ABC, Generic[Term]):
         wanted = WIDER * k
         while True:
             ((distances, ids),) = self._nearest([code], wanted, term)
-            kept = np.isin(ids, select(self.items(ids).metadata, where).column("id").to_numpy())
+            kept = np.isin(ids, select(self._items(ids).metadata, where).column("id").to_numpy())
             if kept.sum() >= k or len(ids) < wanted:
                 return distances[kept][:k], ids[kept][:k]
             wanted *= WIDER
@@ -266,14 +296,3 @@ class RemoteIndex(ABC, Generic[Term]):
         wanted: list[int] = ids.tolist()
         starts = range(0, len(wanted), FETCHED)
         return [item for start in starts for item in self._fetch(wanted[start : start + FETCHED])]
-
-
-def in_order(distances: ArrayLike, ids: ArrayLike) -> Nearest:
-    """Return distances and ids by distance, then by id.
-
-    >>> in_order([2, 1, 1], [0, 9, 4])
-    (array([1, 1, 2], dtype=int32), array([4, 9, 0]))
-    """
-    far, named = np.asarray(distances, np.int32), np.asarray(ids, np.int64)
-    order = np.lexsort((named, far))
-    return far[order], named[order]

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,6 +28,7 @@ from saat.errors import DataError
 from saat.index.content import IndexContent, ModelKey
 from saat.index.lock import locked
 
+T = TypeVar("T")
 FORMAT = 1
 MANIFEST = "manifest.json"
 SUFFIXES = {"codes": "npy", "ids": "npy", "metadata": "parquet"}
@@ -105,24 +106,32 @@ def read_index(folder: Path) -> IndexContent:
     Raises:
         DataError: there is none, or a file is missing or damaged; it is named.
     """
+
+    def content(manifest: Manifest, paths: Mapping[str, Path]) -> IndexContent:
+        codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
+        return IndexContent(codes, ids, pq.read_table(paths["metadata"]), manifest.next_id, manifest.model)
+
+    return read_state(folder, content)
+
+
+def read_state(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:
+    """Return what `read` makes of the manifest and the files of the present state, every byte of which was checked.
+
+    Raises:
+        DataError: there is no index, or a file is missing or damaged; it is named.
+    """
     while True:
         manifest = read_manifest(folder)
         try:
-            return _read_content(folder, manifest)
+            paths = {name: _check_file(folder, entry) for name, entry in manifest.files.items()}
+            try:
+                return read(manifest, paths)
+            except OSError as error:
+                raise DataError(f"{folder} cannot be read: {error}") from error
         except DataError:
             if read_manifest(folder) == manifest:
                 raise
             # A writer replaced the state between the two reads: take the new one.
-
-
-def _read_content(folder: Path, manifest: Manifest) -> IndexContent:
-    paths = {name: _check_file(folder, entry) for name, entry in manifest.files.items()}
-    try:
-        codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
-        metadata = pq.read_table(paths["metadata"])
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}") from error
-    return IndexContent(codes, ids, metadata, next_id=manifest.next_id, model=manifest.model)
 
 
 def verify_index(folder: Path) -> tuple[str, ...]:
@@ -252,7 +261,8 @@ def _clean(folder: Path, *, keep: Manifest | None) -> None:
     names = set() if keep is None else {entry.name for entry in keep.files.values()}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in names:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps a file that a push reads; the next write removes it
+                path.unlink(missing_ok=True)
 
 
 def _check_file(folder: Path, entry: FileEntry) -> Path:

@@ -1,4 +1,4 @@
-"""What a server holds of an index, as values: its manifest, its items, and an excerpt of them."""
+"""What a server holds of an index, as values: its manifest, its items, an excerpt of them, and the nearest ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import base64
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
 
 from saat.errors import DataError
 from saat.index.address import Address
@@ -14,6 +16,7 @@ from saat.index.content import IndexContent, ModelKey
 from saat.index.rows import Row
 
 FORMAT = 1
+Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]  # distances and ids
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,14 @@ class Excerpt(IndexContent):
 
     def __len__(self) -> int:
         return self.total
+
+
+def in_order(distances: ArrayLike, ids: ArrayLike) -> Nearest:
+    """Return distances and ids by distance, then by id.
+
+    >>> in_order([2, 1, 1], [0, 9, 4])
+    (array([1, 1, 2], dtype=int32), array([4, 9, 0]))
+    """
+    far, named = np.asarray(distances, np.int32), np.asarray(ids, np.int64)
+    order = np.lexsort((named, far))
+    return far[order], named[order]

@@ -9,9 +9,10 @@ from typing import Any
 
 from saat.errors import ArgumentError, check_at_least
 from saat.index.address import parse_address
+from saat.index.blocks import open_blocks
 from saat.index.catalog import open_remote
 from saat.index.push import push as push_items
-from saat.index.storage import pushing, read_index, read_manifest
+from saat.index.storage import pushing
 from saat.runtime import progress
 
 
@@ -23,7 +24,7 @@ class PushConfig:
         index: folder of the index; may be given without its name.
         to: milvus://host:19530/collection, milvus+tls for TLS, or postgresql://host/database?table=name.
         hnsw: in PostgreSQL, make the graph of approximate searches too.
-        batch_size: items of a request; a stop costs at most so many.
+        batch_size: items of a request; a stop costs at most so many, or in PostgreSQL, where an index was whole, all.
         quiet: print nothing.
     """
 
@@ -44,10 +45,9 @@ def push(config: PushConfig) -> dict[str, Any]:
     written = removed = 0
     nothing: Iterable[None] = ()
     with pushing(config.index), open_remote(config.to) as remote:
-        manifest, content = read_manifest(config.index), read_index(config.index)
-        steps = push_items(
-            content, remote, identity=manifest.identity, created=manifest.created, batch_size=config.batch_size
-        )
+        content = open_blocks(config.index)
+        of_folder = {"identity": content.manifest.identity, "created": content.manifest.created}
+        steps = push_items(content, remote, **of_folder, batch_size=config.batch_size)
         with progress(nothing, "push", unit="item", total=len(content), quiet=config.quiet) as bar:
             for step in steps:
                 written, removed = written + step.written, removed + step.removed
