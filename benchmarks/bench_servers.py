@@ -4,8 +4,8 @@ python benchmarks/bench_servers.py [--servers NAME ...] [--sizes N ...] [--bits 
                                    [--checkpoint DIR] [--threads N]
 
 Each row has a server of its own, started as the tests do, and removed with its data after it. The server is as its
-makers set it, and takes as many cores as it likes; `--threads` are those of FAISS in this process, timed in turns with
-it.
+makers set it, and takes as many cores as it likes; `--threads` are those of FAISS in this process, which checks the
+answers.
 Each finished row is written at once; the same command goes on after the last one. Another setting starts anew.
 """
 
@@ -48,9 +48,8 @@ TABLE = "bench"
 NOTES = (
     "push_per_second: `saat.index.push.push` of items with a path and a label, to an empty place, with the default of "
     "`saat index push` for the items of a request. Digests, and the conversion of rows, are part of it.",
-    f"queries_per_second: k = {K}; batch 1 is a query a call, batch {QUERIES} all in one call. faiss is `FaissIndex` "
-    "in this process. Milvus was flushed, PostgreSQL vacuumed before. Milvus waits in each call until it has all "
-    "writes before it (consistency Strong).",
+    f"queries_per_second: k = {K}; batch 1 is a query a call, batch {QUERIES} all in one call. Milvus was flushed, "
+    "PostgreSQL vacuumed before. Milvus waits in each call until it has all writes before it (consistency Strong).",
     "exact: the answers of the server equal those of `FaissIndex`, ties included, on all queries of the timing.",
     "bytes: by what they are for. Of PostgreSQL, the table, its key and the graph; its write-ahead log, which does "
     "not grow with the items for long, is left out. Of Milvus, what each folder of its data grew by; `rocksmq` is its "
@@ -138,14 +137,12 @@ def content_of(packed: NDArray[np.uint8]) -> IndexContent:
     return IndexContent(packed, ids, metadata, next_id=len(ids), model=model)
 
 
-def measure_search(sides: dict[str, HammingIndex], queries: NDArray[np.uint8], rounds: int) -> list[Row]:
-    """Time the sides in turns, a query a call and all in one."""
+def measure_search(index: HammingIndex, queries: NDArray[np.uint8], rounds: int) -> list[Row]:
+    """Time a query a call, and all queries in one."""
     cases = []
-    for batch, call in ((1, one_by_one), (len(queries), lambda index, queries: index.search(queries, K))):
-        times = in_turns({name: partial(call, side, queries) for name, side in sides.items()}, rounds)
-        rates = {name: summary([len(queries) / spent for spent in values]) for name, values in times.items()}
-        shown = ", ".join(f"{name} {rate['median']:,.1f}" for name, rate in rates.items())
-        print(f"  batch {batch}: {shown} a second", flush=True)
+    for batch, call in ((1, partial(one_by_one, index, queries)), (len(queries), partial(index.search, queries, K))):
+        rates = summary([len(queries) / spent for spent in in_turns({"server": call}, rounds)["server"]])
+        print(f"  batch {batch}: {rates['median']:,.1f} a second", flush=True)
         cases.append({"k": K, "batch": batch, "queries_per_second": rates})
     return cases
 
@@ -154,8 +151,8 @@ def measure(name: str, source: Source, items: int, *, rounds: int, threads: int)
     """Return one row, from a server of its own."""
     packed, queries = source.draw(items, items, "items"), source.draw(QUERIES_OF_RECALL, QUERIES_OF_RECALL, "queries")
     content, few = content_of(packed), queries[:QUERIES]
-    flat = FaissIndex(8 * packed.shape[1], threads=threads)
-    flat.add(packed, content.ids)
+    exact = FaissIndex(8 * packed.shape[1], threads=threads)
+    exact.add(packed, content.ids)
     with running(name) as server, open_remote(server.address) as remote:
         stored, memory = server.stored(), server.memory()
         batch_size = PushConfig.batch_size
@@ -163,7 +160,7 @@ def measure(name: str, source: Source, items: int, *, rounds: int, threads: int)
         spent = seconds(lambda: list(steps))
         print(f"  {items / spent:,.0f} items a second pushed", flush=True)
         settled = seconds(server.settle)
-        wanted, found = flat.search(few, K), remote.search(few, K)
+        wanted, found = exact.search(few, K), remote.search(few, K)
         assert np.array_equal(found.ids, wanted.ids), f"{name} names other items"
         assert np.array_equal(found.distances, wanted.distances), f"{name} has other distances"
         row: Row = {
@@ -172,7 +169,7 @@ def measure(name: str, source: Source, items: int, *, rounds: int, threads: int)
             "settle_seconds": settled,
             "metadata_bytes": content.metadata.nbytes / items,
             "exact": True,
-            "search": measure_search({"server": remote, "faiss": flat}, few, rounds),
+            "search": measure_search(remote, few, rounds),
         }
         after = server.memory()
         row["memory_bytes"] = None if after is None or memory is None else after - memory
@@ -180,8 +177,8 @@ def measure(name: str, source: Source, items: int, *, rounds: int, threads: int)
             seconds_of_graph = seconds(remote.build_graph)
             print(f"  graph: {seconds_of_graph:,.1f} s", flush=True)
             with open_remote(server.address, approximate=True) as walked:
-                recall = recall_at(walked, flat, queries, k=K)
-                cases = measure_search({"server": walked, "faiss": flat}, few, rounds)
+                recall = recall_at(walked, exact, queries, k=K)
+                cases = measure_search(walked, few, rounds)
             row["graph"] = {"build_seconds": seconds_of_graph, "recall": recall, "search": cases}
         row["bytes"] = {part: size - stored.get(part, 0) for part, size in server.stored().items()}
     return row
@@ -195,7 +192,7 @@ def headline(rows: list[Row]) -> Row:
         most = max((row["items"] for row in of_server), default=0)
         largest = [row for row in of_server if row["items"] == most]
         if largest:
-            rates = [row["search"][0]["queries_per_second"]["server"]["median"] for row in largest]
+            rates = [row["search"][0]["queries_per_second"]["median"] for row in largest]
             figures[f"{name}_items"] = most
             figures[f"{name}_push_per_second"] = round(min(row["push_per_second"] for row in largest))
             figures[f"{name}_query_ms"] = round(1000 / min(rates), 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from markdown_tables import markdown
 from scale_texts import GRAPH, SERVERS, SERVERS_FURTHER
-from scale_units import SIZES, power, short, threads_of, time_of
+from scale_units import SIZES, power, short, time_of
 
 NAMES = {"milvus": "Milvus", "postgresql": "PostgreSQL"}
 LOG = "rocksmq"  # part of the bytes of Milvus, see the note `bytes` in servers.json
@@ -14,9 +14,9 @@ GRAPH_PART = "bench_hnsw"  # and of PostgreSQL, of which only those who ask have
 Row = dict[str, Any]
 
 
-def query_time(row: Row, case: int, *, side: str = "server") -> float:
+def query_time(row: Row, case: int) -> float:
     """Return the seconds a query; case 0 is one a call, case 1 all in a call."""
-    return 1 / float(row["search"][case]["queries_per_second"][side]["median"])
+    return 1 / float(row["search"][case]["queries_per_second"]["median"])
 
 
 def disk_bytes(row: Row) -> int:
@@ -35,7 +35,7 @@ def servers_section(result: dict[str, Any]) -> str:
     """Return the section of servers: what was measured, and what follows for more images."""
     rows = sorted(result["rows"], key=lambda row: (list(NAMES).index(row["server"]), row["items"]))
     batch = rows[0]["search"][1]["batch"]
-    columns = ("server", "codes", "images", "pushed a second", "disk", "memory", "query", f"of {batch}", "`faiss`")
+    columns = ("server", "codes", "images", "pushed a second", "disk", "memory", "query", f"of {batch}")
     cells = [
         [
             NAMES[row["server"]],
@@ -45,7 +45,6 @@ def servers_section(result: dict[str, Any]) -> str:
             f"{disk_bytes(row) / row['items']:,.0f} B",
             "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / row['items']:,.0f} B",
             *(time_of(query_time(row, case)) for case in (0, 1)),
-            time_of(query_time(row, 0, side="faiss")),
         ]
         for row in rows
     ]
@@ -57,7 +56,6 @@ def servers_section(result: dict[str, Any]) -> str:
         cores=result["settings"]["machine"]["cores"],
         batch=batch,
         log=max(in_milvus, default=0.0),
-        threads=threads_of(result),
         table=markdown(columns, cells, text_columns=2),
     )
     return "\n".join([text, *graph_note(rows), further(result, batch)])
@@ -103,8 +101,8 @@ def further(result: dict[str, Any], batch: int) -> str:
 def servers_words(result: dict[str, Any], items: int) -> str:
     """Return a sentence on so many images in each server."""
     parts = [
-        f"to {NAMES[row['server']]} {time_of(items / row['push_per_second'])}, "
-        f"{short(items * disk_bytes(row) / row['items'])} on the disk"
+        f"{time_of(items / row['push_per_second'])} to {NAMES[row['server']]} "
+        f"({short(items * disk_bytes(row) / row['items'])} on the disk)"
         for row in largest_rows(result)
     ]
-    return f" From one process, a push takes {'; '.join(parts)} ([measured](#on-a-server))."
+    return f" A push from one process takes {' and '.join(parts)}, by the figures [measured](#on-a-server)."

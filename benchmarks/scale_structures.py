@@ -66,4 +66,4 @@ def structures_table(rows: list[Row], sizes: list[int]) -> str:
 def structures_words(result: dict[str, Any], items: int) -> str:
     """Return a sentence on the memory of each structure."""
     parts = [f"`{name}` {short(items * most_bytes(result['rows'], name))}" for name in reversed(STRUCTURES_OF)]
-    return f" In memory, {' and '.join(parts)} ([measured](#recall-and-speed))."
+    return f" In memory: {' and '.join(parts)}, by the figures [measured](#recall-and-speed)."

@@ -93,10 +93,9 @@ SERVERS = """\
 ## On a server
 
 An index in Milvus {milvus} or in PostgreSQL with pgvector, codes of {length} bits, items with {metadata:.0f} bytes of
-metadata, server and client together on {cores} cores (`benchmarks/bench_servers.py`). Each answered as `faiss` in the
-client's process did, ties included. Measured: the rate of a push to an empty place; bytes an image on the disk, and in
-the memory of Milvus's process; the time of a query at k = 10, one a call and each of {batch} in a call; and that of
-`faiss`, {threads}, one a call, in turns with it.
+metadata, server and client together on {cores} cores (`benchmarks/bench_servers.py`). Each answered as `faiss` did on
+the same codes, ties included. Measured: the rate of a push to an empty place; bytes an image on the disk, and in the
+memory of Milvus's process; and the time of a query at k = 10, one a call and each of {batch} in a call.
 
 {table}
 
@@ -112,7 +111,7 @@ how many times as fast as comparing every code there a query is, one a call, and
 SERVERS_FURTHER = """\
 For more images, the figures of uniform codes at the largest size measured, times the ratio of sizes, as if one such
 machine held them; a query is one of {batch} in a call. Part of that time does not grow, so it is at most so long while
-memory holds what is compared.
+memory holds what is compared. In PostgreSQL a search ends after [a minute](index.md#on-a-server) unless you allow more.
 
 {table}
 """

@@ -33,12 +33,12 @@ def power(number: int) -> str:
 def time_of(seconds: float) -> str:
     """Return a time in the unit that one reads best.
 
-    >>> time_of(0.00021), time_of(0.123), time_of(2.5), time_of(7200.0), time_of(1e6)
-    ('0.21 ms', '123 ms', '2.5 s', '2 h', '11.6 days')
+    >>> time_of(0.00021), time_of(0.123), time_of(2.5), time_of(960.0), time_of(7200.0), time_of(1e6)
+    ('0.21 ms', '123 ms', '2.5 s', '16 min', '2 h', '11.6 days')
     """
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
-    for name, unit, least in (("days", 86_400, 172_800), ("h", 3600, 3600)):
+    for name, unit, least in (("days", 86_400, 172_800), ("h", 3600, 3600), ("min", 60, 600)):
         if seconds >= least:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds:.3g} s"
