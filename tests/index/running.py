@@ -41,8 +41,10 @@ def running_postgresql() -> Iterator[str]:
     with TemporaryDirectory(prefix="saat-postgres-") as folder:  # where its own user may go, if we run as root
         server = get_server(folder, cleanup_mode="stop")
         uri = str(server.get_uri())
-        yield uri + ("&" if "?" in uri else "?")
-        server.cleanup()
+        try:
+            yield uri + ("&" if "?" in uri else "?")
+        finally:
+            server.cleanup()
 
 
 @contextmanager
@@ -50,8 +52,10 @@ def running_milvus(settings: Mapping[str, object]) -> Iterator[Milvus]:
     """Run Milvus with some settings of its own."""
     with TemporaryDirectory(prefix="saat-milvus-") as folder:
         server = _started(Path(folder), settings)
-        yield Milvus(int(server.listen_port), Path(server.config.base_data_dir) / "data", server.server_proc.pid)
-        server.stop()
+        try:
+            yield Milvus(int(server.listen_port), Path(server.config.base_data_dir) / "data", server.server_proc.pid)
+        finally:
+            server.stop()
 
 
 def _started(folder: Path, settings: Mapping[str, object]) -> Any:
