@@ -145,8 +145,8 @@ def running(server: str) -> Iterator[str | None]:
         with running_postgresql() as address:
             yield f"{address}table="
     else:
-        with running_milvus({}) as port:
-            yield f"milvus://127.0.0.1:{port}/"
+        with running_milvus({}) as milvus:
+            yield f"milvus://127.0.0.1:{milvus.port}/"
 
 
 def measure(server: str, rounds: int, seed: int) -> dict[str, Any]:

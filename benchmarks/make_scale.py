@@ -1,4 +1,4 @@
-"""Write docs/scale.md: bytes by arithmetic, the rest from search.json, serve.json and fault_index.json in results."""
+"""Write docs/scale.md: bytes by arithmetic, the rest from JSON in results, each section where its file is there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from markdown_tables import markdown
+from scale_servers import servers_section, servers_words
+from scale_structures import recall_section, structures_words
 from scale_texts import BYTES, INTRODUCTION, KILLS, MACHINES, PROCESS, SERVING, STEPS, TIMES, WITHIN
+from scale_units import SIZES, power, short, threads_of, time_of
 
 from saat.runtime import write_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "scale.md"
-SIZES = tuple(10**power for power in range(6, 10))
 CODE_LENGTHS = (32, 64, 128)
 ID_BYTES = 8
 METADATA_BYTES = 200  # of an item: a path and a label, as Arrow holds them
@@ -33,42 +35,6 @@ FAULTS = {  # of fault_index.json
     "pushed_otherwise": "differed",
     "searched_otherwise": "searched otherwise",
 }
-
-
-def short(number: float) -> str:
-    """Return a number of bytes in decimal units.
-
-    >>> short(4e6), short(2.16e11)
-    ('4 MB', '216 GB')
-    """
-    for name, unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number / 1e3:.3g} KB"
-
-
-def power(number: int) -> str:
-    """Return a size for a table.
-
-    >>> power(10**6), power(250_000)
-    ('10^6', '250,000')
-    """
-    exponent = round(math.log10(number))
-    return f"10^{exponent}" if 10**exponent == number else f"{number:,}"
-
-
-def time_of(seconds: float) -> str:
-    """Return a time in the unit that one reads best.
-
-    >>> time_of(0.00021), time_of(0.123), time_of(2.5), time_of(7200.0), time_of(1e6)
-    ('0.21 ms', '123 ms', '2.5 s', '2 h', '11.6 days')
-    """
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    for name, unit, least in (("days", 86_400, 172_800), ("h", 3600, 3600)):
-        if seconds >= least:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds:.3g} s"
 
 
 def bytes_table() -> str:
@@ -120,9 +86,8 @@ def time_section(result: dict[str, Any]) -> str:
         for items in sizes
     ]
     further = [(items, [projected(items, length) for length in lengths]) for items in SIZES if items > sizes[-1]]
-    count = result["settings"]["threads"]
     text = TIMES.format(
-        threads="one thread" if count == 1 else f"{count} threads",
+        threads=threads_of(result),
         measured=table(measured),
         largest=power(sizes[-1]),
         projected=table(further),
@@ -193,14 +158,22 @@ def read(name: str) -> dict[str, Any] | None:
 
 def main() -> None:
     searched, served, killed = read("search.json"), read("serve.json"), read("fault_index.json")
+    on_servers, recalled = read("servers.json"), read("recall.json")
     sizes = {"metadata": METADATA_BYTES, "photo": PHOTO_BYTES // 1000}
     machines = {"length": LENGTH, "machine": short(MACHINE_BYTES), "spare": SPARE, "table": machines_table()}
     parts = [INTRODUCTION, BYTES.format(table=bytes_table(), **sizes), MACHINES.format(**machines, **sizes)]
     parts += [process_note(served)] if served else []
     parts += [time_section(searched)] if searched else []
+    parts += [recall_section(recalled)] if recalled else []
+    parts += [servers_section(on_servers)] if on_servers else []
     parts += [serving_section(served)] if served else []
     parts += [kills_section(killed)] if killed else []
-    write_text(PAGE, "\n".join([*parts, STEPS]))
+    words = {
+        f"{name}_{exponent}": words(result, 10**exponent) if result else ""
+        for name, words, result in (("servers", servers_words, on_servers), ("structures", structures_words, recalled))
+        for exponent in (8, 9)
+    }
+    write_text(PAGE, "\n".join([*parts, STEPS.format(**words)]))
 
 
 if __name__ == "__main__":

@@ -89,6 +89,53 @@ A round is a process, and SIGKILL at a random moment. "In a write" and "in a pus
 word that it begins one and its word that it is done. `saat index` itself says no such words: there "in a write" are the
 kills that met the command running, some of them before it wrote anything; in the other rounds it had ended already.
 """
+SERVERS = """\
+## On a server
+
+An index in Milvus {milvus} or in PostgreSQL with pgvector, codes of {length} bits, items with {metadata:.0f} bytes of
+metadata, server and client together on {cores} cores (`benchmarks/bench_servers.py`). Each answered as `faiss` did on
+the same codes, ties included. Measured: the rate of a push to an empty place; bytes an image on the disk, and in the
+memory of Milvus's process; and the time of a query at k = 10, one a call and each of {batch} in a call.
+
+{table}
+
+Milvus waits in each call for the writes before it; queries of one call wait once. Of its bytes on the disk, {log:.0%}
+are its log of messages, which it keeps for three days. Small indexes have a part of what each process takes anyway.
+"""
+GRAPH = """\
+The graph of `saat index push --hnsw true` in PostgreSQL, with `maintenance_work_mem` at 2 GB: what it adds on the disk,
+how many times as fast as comparing every code there a query is, one a call, and what it finds:
+
+{table}
+"""
+SERVERS_FURTHER = """\
+For more images, the figures of uniform codes at the largest size measured, times the ratio of sizes, as if one such
+machine held them; a query is one of {batch} in a call. Part of that time does not grow, so it is at most so long while
+memory holds what is compared. In PostgreSQL a search ends after [a minute](index.md#on-a-server) unless you allow more.
+
+{table}
+"""
+RECALL = """\
+## Recall and speed
+
+`hnsw` and `ivf` look at a part of the codes. The share of the 10 nearest that they find, and queries a second, one a
+call, {threads}, codes of {length} bits, in turns with `faiss`, which compares all (`benchmarks/bench_recall.py`).
+`effort` is the number of candidates that a walk keeps, `share` that of lists looked at.
+"""
+RECALL_TABLE = """\
+At {items} images:
+
+{table}
+"""
+STRUCTURES = """\
+To build each, and its memory with codes and ids, the most of all codes; beyond what was measured, times the ratio of
+sizes.
+
+{table}
+
+Where codes lie close together, many are as near as the tenth, and a tie counts as found whichever is named. On
+uniform codes, where nothing is near, both structures find least. Measure with yours: `saat.index.recall.recall_at`.
+"""
 STEPS = """\
 ## What to change
 
@@ -103,10 +150,12 @@ no program that merges the answers of several services: a client does it, by (di
 | 10^7 | Add images in bulk, by `saat index add`, for each change writes every file. At 32 bits many items share \
 a code and come in order of id: take 64. Wide metadata go to a server: `saat index push`. |
 | 10^8 | One query alone takes long enough to be felt. Parts on several machines, a service each; or Milvus as a \
-cluster, which divides a collection by itself. From Python: for radii of a few bits, `multi-index`, if your codes are \
-not so clustered that a ball holds much of the database; where some loss is allowed, `ivf` or `hnsw`. |
-| 10^9 | Parts of 10^8. A part cannot be rewritten for each change: keep new items in a small one, and build the \
-others anew at night. With `ivf` or `hnsw`, from Python, measure recall on a sample: `saat.index.recall.recall_at`. |
+cluster, which divides a collection by itself.{servers_8} From Python: for radii of a few bits, `multi-index`, if \
+your codes are not so clustered that a ball holds much of the database; where some loss is allowed, `ivf` or \
+`hnsw`.{structures_8} |
+| 10^9 | Parts of 10^8.{servers_9} A part cannot be rewritten for each change: keep new items in a small one, and \
+build the others anew at night. With `ivf` or `hnsw`, from Python, measure recall on a sample: \
+`saat.index.recall.recall_at`.{structures_9} |
 
 Robustness does not grow with N. The more images, the more of them lie within any distance of a query, attacked or not:
 measure with a database of the size that you will serve.

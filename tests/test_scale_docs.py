@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import math
+import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,7 +39,9 @@ def test_a_round_counts_as_a_kill_only_where_the_process_was_killed(make_scale: 
 
 
 def test_its_arithmetic(make_scale: ModuleType) -> None:
-    assert doctest.testmod(make_scale).failed == 0
+    examples = doctest.testmod(importlib.import_module("scale_units"))
+    assert examples.attempted > 0
+    assert examples.failed == 0
     row = next(line for line in make_scale.bytes_table().splitlines() if line.startswith("| 10^9 "))
     assert [cell.strip() for cell in row.split("|")[2:6]] == ["4 GB", "8 GB", "16 GB", "8 GB"]  # N K / 8, and N * 8
     memory = next(line for line in make_scale.machines_table().splitlines() if line.startswith("| 10^9 "))
@@ -77,3 +82,76 @@ def test_searches_within_a_radius_are_shown_of_every_kind_at_the_largest_size(ma
         "| uniform, 32 bits | 0.5 | 1 | 1.5 | 2 | 60 | 10,000 |",
         "| uniform, 128 bits | 4 | 8 | 12 | 16 | 60 | 10,000 |",
     ]
+
+
+def rate(median: float) -> dict[str, object]:
+    return {"n": 1, "median": median, "spread": [median, median]}
+
+
+def search_at(median: float) -> list[dict[str, object]]:
+    """Queries a second one a call, and twice as many in a batch."""
+    return [{"k": 10, "batch": batch, "queries_per_second": rate(times * median)} for batch, times in ((1, 1), (32, 2))]
+
+
+def a_run_on_servers() -> dict[str, Any]:
+    about = {"codes": "uniform", "items": 10**6, "code_length": 64, "metadata_bytes": 55.2}
+    milvus = {
+        "server": "milvus",
+        "push_per_second": 1000.0,
+        "search": search_at(5.0),
+        "memory_bytes": 3 * 10**8,
+    }
+    postgresql = {"server": "postgresql", "push_per_second": 4000.0, "search": search_at(10.0)}
+    graph = {"build_seconds": 90.0, "recall": 0.8125, "search": search_at(200.0)}
+    table = {"table": 150 * 10**6, "bench_pkey": 25 * 10**6, "bench_hnsw": 330 * 10**6}
+    rows = [
+        milvus | {"bytes": {"insert_log": 60 * 10**6, "rocksmq": 40 * 10**6}},
+        postgresql | {"bytes": table, "memory_bytes": None, "graph": graph},
+    ]
+    settings = {"threads": 1, "machine": {"cores": 2}, "versions": {"milvus": "2.3.5"}}
+    return {"settings": settings, "rows": [about | row for row in rows]}
+
+
+def test_the_section_of_servers(make_scale: ModuleType) -> None:
+    lines = make_scale.servers_section(a_run_on_servers()).splitlines()
+    for row in (
+        "| Milvus | uniform | 10^6 | 1,000 | 100 B | 300 B | 200 ms | 100 ms |",
+        "| PostgreSQL | uniform | 10^6 | 4,000 | 175 B |  | 100 ms | 50 ms |",  # without its graph
+        "| uniform | 10^6 | 90 s | 330 B | 5 ms | 20 | 0.812 |",
+        "| Milvus | 10^8 | 27.8 h | 10 GB | 10 s |",  # a query is one of a batch
+        "| PostgreSQL | 10^9 | 2.89 days | 175 GB | 50 s |",
+    ):
+        assert row in lines
+    assert "40% are its log" in " ".join(lines)
+
+
+def test_the_section_of_recall(make_scale: ModuleType) -> None:
+    def row(codes: str, items: int, each: int) -> dict[str, object]:
+        settings = [{"setting": 16, "recall": 0.5, "queries_per_second": rate(8000.0)}]
+        structure = {"build_seconds": 30.0, "bytes": each * items, "settings": settings}
+        return {"codes": codes, "items": items, "code_length": 64, "hnsw": structure, "ivf": structure} | {
+            "faiss": {"build_seconds": 0.01, "bytes": 8 * items, "queries_per_second": rate(1250.0)}
+        }
+
+    result = {"settings": {"threads": 1}, "rows": [row("uniform", 10**6, 300), row("trained", 10**6, 310)]}
+    lines = make_scale.recall_section(result).splitlines()
+    assert "| `faiss` | 1 | 1,250 | 1 | 1,250 |" in lines
+    assert "| `hnsw`, effort 16 | 0.500 | 8,000 | 0.500 | 8,000 |" in lines
+    assert "| `hnsw` | 30 s | 310 B | 31 GB | 310 GB |" in lines  # the most of all codes
+    assert "| `faiss` | 10 ms | 8 B | 800 MB | 8 GB |" in lines
+
+
+def test_what_to_change_has_the_measured_figures(
+    make_scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("search", "serve", "fault_index"):
+        shutil.copy(ROOT / "benchmarks" / "results" / f"{name}.json", tmp_path)
+    monkeypatch.setattr(make_scale, "RESULTS", tmp_path)
+    make_scale.main()
+    assert "measured](#on-a-server)" not in make_scale.PAGE.read_text()
+    (tmp_path / "servers.json").write_text(json.dumps(a_run_on_servers()))
+    make_scale.main()
+    page = make_scale.PAGE.read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("| 10^8 | One query"))
+    assert "27.8 h to Milvus (10 GB on the disk) and 6.94 h to PostgreSQL (17.5 GB on the disk)" in line
+    assert "\n## On a server\n" in page

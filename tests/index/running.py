@@ -1,4 +1,4 @@
-"""Real servers for the tests of the index and for `benchmarks/fault_index.py`. Both are packages of PyPI."""
+"""Real servers for the tests of the index and for benchmarks. Both are packages of PyPI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,21 @@ from typing import Any
 import httpx
 
 TRIES, SECONDS = 3, 90.0  # to start Milvus
+
+
+@dataclass(frozen=True)
+class Milvus:
+    """A Milvus that runs on this machine.
+
+    Args:
+        port: where it listens.
+        data: folder of what it keeps.
+        process: its id.
+    """
+
+    port: int
+    data: Path
+    process: int
 
 
 @contextmanager
@@ -25,17 +41,21 @@ def running_postgresql() -> Iterator[str]:
     with TemporaryDirectory(prefix="saat-postgres-") as folder:  # where its own user may go, if we run as root
         server = get_server(folder, cleanup_mode="stop")
         uri = str(server.get_uri())
-        yield uri + ("&" if "?" in uri else "?")
-        server.cleanup()
+        try:
+            yield uri + ("&" if "?" in uri else "?")
+        finally:
+            server.cleanup()
 
 
 @contextmanager
-def running_milvus(settings: Mapping[str, object]) -> Iterator[int]:
-    """Run Milvus with some settings of its own; yield its port."""
+def running_milvus(settings: Mapping[str, object]) -> Iterator[Milvus]:
+    """Run Milvus with some settings of its own."""
     with TemporaryDirectory(prefix="saat-milvus-") as folder:
         server = _started(Path(folder), settings)
-        yield int(server.listen_port)
-        server.stop()
+        try:
+            yield Milvus(int(server.listen_port), Path(server.config.base_data_dir) / "data", server.server_proc.pid)
+        finally:
+            server.stop()
 
 
 def _started(folder: Path, settings: Mapping[str, object]) -> Any:

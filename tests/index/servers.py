@@ -53,8 +53,8 @@ def postgresql() -> Iterator[str]:
 def milvus() -> Iterator[str]:
     """Start Milvus; return an address of it without a collection."""
     check_wanted("milvus")
-    with running_milvus({}) as port:
-        yield f"milvus://127.0.0.1:{port}"
+    with running_milvus({}) as server:
+        yield f"milvus://127.0.0.1:{server.port}"
 
 
 @pytest.fixture(scope="session")

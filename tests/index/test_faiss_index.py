@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saat.bits import packed_distances
-from saat.index.faiss_index import FaissIndex, queries_at_once
+from saat.errors import ArgumentError
+from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex, queries_at_once
+from saat.index.recall import recall_at
 
 
 def by_sorting(
@@ -49,6 +51,24 @@ def test_queries_may_lie_in_memory_in_any_way() -> None:
     assert np.array_equal(index.search(queries[::-2], 30).ids, wanted[::-2])
     wide = np.concatenate([queries, queries], axis=1)
     assert np.array_equal(index.search(wide[:, 8:], 30).ids, wanted)
+
+
+def test_effort_and_share_of_an_index_that_is_built() -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (3000, 8), dtype=np.uint8)
+    exact, graph, lists = FaissIndex(64), HnswIndex(64, effort=1), IvfIndex(64, share=0.0)
+    for index in (exact, graph, lists):
+        index.add(packed, np.arange(len(packed)))
+    queries = packed[:100] ^ np.uint8(17)
+    low = [recall_at(index, exact, queries, k=10) for index in (graph, lists)]
+    graph.effort, lists.share = 3000, 1.0
+    high = [recall_at(index, exact, queries, k=10) for index in (graph, lists)]
+    assert max(low) < 0.9 < 0.99 < min(high)
+    assert high[1] == 1.0  # all lists hold all codes
+    with pytest.raises(ArgumentError, match="effort"):
+        graph.effort = 0
+    with pytest.raises(ArgumentError, match="share"):
+        lists.share = 1.5
+    assert (graph.effort, lists.share) == (3000, 1.0)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -68,8 +68,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         f"{name}_path": str(folder / file)
         for name, file in {"ca_pem": "ca.pem", "server_pem": "server.pem", "server_key": "server.key"}.items()
     }
-    with running_milvus({"tls_mode": 1, "authorization_enabled": True} | paths) as port:
-        yield f"127.0.0.1:{port}", folder / "ca.pem"
+    with running_milvus({"tls_mode": 1, "authorization_enabled": True} | paths) as server:
+        yield f"127.0.0.1:{server.port}", folder / "ca.pem"
 
 
 def run(program: str, address: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -90,14 +90,24 @@ class HnswIndex(_ApproximateIndex):
         code_length: K, in bits, a positive multiple of 8.
         threads: of a search, at least 1.
         neighbors: links of an item in the graph.
-        effort: candidates kept during a walk; never fewer than k.
+        effort: candidates kept during a walk; never fewer than k. May be set anew between searches.
     """
 
     def __init__(self, code_length: int, *, threads: int = 1, neighbors: int = 32, effort: int = 128) -> None:
         check_at_least("neighbors", neighbors, 2)
-        check_at_least("effort", effort, 1)
-        self._neighbors, self._effort = neighbors, effort
+        self.effort = effort
+        self._neighbors = neighbors
         super().__init__(code_length, threads=threads)
+
+    @property
+    def effort(self) -> int:
+        """Candidates kept during a walk."""
+        return self._effort
+
+    @effort.setter
+    def effort(self, effort: int) -> None:
+        check_at_least("effort", effort, 1)
+        self._effort = effort
 
     def _empty(self) -> Any:
         return faiss.IndexBinaryHNSW(self._code_length, self._neighbors)
@@ -124,14 +134,23 @@ class IvfIndex(_ApproximateIndex):
     Args:
         code_length: K, in bits, a positive multiple of 8.
         threads: of a search, at least 1.
-        share: of the lists that a query looks at, in [0, 1]; at least one list.
+        share: of the lists that a query looks at, in [0, 1]; at least one list. May be set anew between searches.
     """
 
     def __init__(self, code_length: int, *, threads: int = 1, share: float = 0.2) -> None:
-        check_fraction("share", share)
-        self._share = share
+        self.share = share
         self._lists: Any = None
         super().__init__(code_length, threads=threads)
+
+    @property
+    def share(self) -> float:
+        """Of the lists that a query looks at."""
+        return self._share
+
+    @share.setter
+    def share(self, share: float) -> None:
+        check_fraction("share", share)
+        self._share = share
 
     def _append(self, packed: NDArray[np.uint8]) -> None:
         super()._append(packed)
@@ -140,6 +159,7 @@ class IvfIndex(_ApproximateIndex):
     def _search(self, packed: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         if self._lists is None:
             self._build()
+        self._lists.nprobe = max(1, math.ceil(self._share * self._lists.nlist))
         distances, rows = self._lists.search(packed, k)
         return distances, rows
 
@@ -147,7 +167,6 @@ class IvfIndex(_ApproximateIndex):
         codes = self._codes()
         count = max(1, min(math.isqrt(len(codes)), len(codes) // 39))  # k-means asks for 39 codes a center
         self._lists = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(self._code_length), self._code_length, count)
-        self._lists.nprobe = max(1, math.ceil(self._share * count))
         self._lists.train(codes)
         self._lists.add(codes)
 
