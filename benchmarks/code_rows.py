@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from provenance import commit
 from search_codes import Source, clustered, trained, uniform
 
 from saat.index.base import HammingIndex
@@ -75,7 +76,7 @@ def write_rows(
     for about, measure in cases:
         if not any(about.items() <= row.items() for row in rows):
             print(f"{about['items']:,} {about['codes']} codes {about.get('server', '')}", flush=True)
-            rows.append(about | measure())
+            rows.append(about | {"commit": commit()} | measure())
             result = headline(rows) | {"settings": settings, "notes": notes, "rows": rows}
             write_text(path, json.dumps(result, indent=1) + "\n")
     if not rows:
