@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +78,55 @@ def test_an_approximate_search_says_its_recall(built: Path, photos: Path, capsys
 def test_a_table_is_printed(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", f"--index={built}", f"--image={photos / 'plain.png'}", "--k=2"]) == 0
     assert "distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backend", [None, "flat", "multi-index"])
+def test_a_radius_gives_all_items_within_it_and_their_number(
+    backend: str | None, built: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nearest of all, cut where the distance is above the radius, are what there is to find."""
+    image = photos / "Bag" / "more" / "08.png"
+    everything = search(SearchConfig(index=built, image=image, k=COUNT + 1, quiet=True))
+    radius = everything[COUNT // 2]["distance"]
+    wanted = [hit for hit in everything if hit["distance"] <= radius]
+    assert 3 < len(wanted) < len(everything)
+    config = SearchConfig(index=built, image=image, radius=radius, backend=backend, format="json")
+    capsys.readouterr()
+    assert search(config) == wanted
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == wanted
+    assert printed.err == f"{len(wanted)} of {COUNT + 1} items within {radius} bits\n"
+    assert search(replace(config, k=3)) == wanted[:3]
+    err = capsys.readouterr().err
+    assert err == f"{len(wanted)} of {COUNT + 1} items within {radius} bits; the nearest 3 follow, -k gives more\n"
+
+
+def test_a_radius_goes_with_a_condition_a_table_and_a_sheet(
+    built: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", str(built), str(photos / "plain.png"), "--radius", "32"]
+    capsys.readouterr()
+    assert main([*words, "--where", "label == 'Coat'"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "4 of 4 items within 32 bits\n"
+    assert printed.out.count("│ Coat ") == 4
+    assert main([*words, "--where", "label == 'Fish'"]) == 0
+    assert "0 of 0 items" in (printed := capsys.readouterr()).err
+    assert f"no item of {built} is found" in printed.out
+    assert main([*words, "-k", "7", "--format", "sheet", "--out", str(tmp_path / "sheet.png")]) == 0
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (12 + 6 * 172, 12 + 2 * 208)  # the query and 7 results
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "faiss"}, "`radius` is for `backend` flat or multi-index; got 'faiss'"),
+        ({"index": "milvus://host/photos"}, "`radius` is for the folder of an index"),
+        ({"radius": -1}, "`radius` is at least 0; got -1"),
+        ({"k": 0}, "`k` is at least 1; got 0"),
+    ],
+)
+def test_a_radius_that_cannot_be_searched_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        SearchConfig(**{"index": "index", "image": Path("a.jpg"), "radius": 2} | options)
