@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, check_at_least, check_choice
-from saat.index.address import parse_address
+from saat.index.address import is_address, parse_address
 from saat.index.base import HammingIndex, SearchResult
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex
 from saat.index.flat import FlatIndex, RangeIndex
@@ -44,6 +45,7 @@ INDEXES: Mapping[str, IndexKind] = {
 }
 
 RADIUS_BACKENDS = ("flat", "multi-index")  # that find all items within a radius
+BACKEND = "faiss"  # where none is asked for; of an address, its server's own search
 
 
 def make_index(name: str, code_length: int, *, threads: int = 1) -> HammingIndex:
@@ -54,6 +56,15 @@ def make_index(name: str, code_length: int, *, threads: int = 1) -> HammingIndex
     """
     check_choice("backend", name, INDEXES)
     return INDEXES[name].make(code_length, threads)
+
+
+def check_backend(name: str, index: str | Path) -> None:
+    """Raise unless a folder or an address can be searched by the backend `name`.
+
+    Raises:
+        ArgumentError: it cannot. Whether an address has a graph for hnsw is known when it is opened.
+    """
+    check_choice("backend", name, (BACKEND, "hnsw") if is_address(index) else INDEXES)
 
 
 def nearest_within(index: HammingIndex, packed: NDArray[np.uint8], radius: int, *, k: int) -> tuple[SearchResult, int]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
 from saat.index.address import is_address
 from saat.index.base import HammingIndex, SearchResult
-from saat.index.catalog import INDEXES, RADIUS_BACKENDS, make_index, nearest_within, open_remote
+from saat.index.catalog import BACKEND, INDEXES, RADIUS_BACKENDS, check_backend, make_index, nearest_within, open_remote
 from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
@@ -28,7 +28,6 @@ from saat.runtime import RunOptions
 from saat.serving.risk import load_assess
 
 FORMATS = ("table", "json", "sheet")
-BACKEND = "faiss"  # of a folder, where none is asked for
 NEAREST, WITHIN = 10, 100  # results, where `k` is not given: of a search, and of one within a radius
 
 
@@ -70,7 +69,7 @@ class SearchConfig(RunOptions):
     def __post_init__(self) -> None:
         check_at_least("k", self.most, 1)
         check_choice("format", self.format, FORMATS)
-        check_choice("backend", self.backend or BACKEND, ("hnsw", BACKEND) if is_address(self.index) else INDEXES)
+        check_backend(self.backend or BACKEND, self.index)
         if self.radius is not None:
             self._check_radius(self.radius)
         if (self.format == "sheet") != (self.out is not None):
@@ -125,7 +124,9 @@ def _search_server(config: SearchConfig, device: torch.device) -> tuple[bytes, l
         remote.check_complete()
         query, packed = _encoded(config, remote.manifest.model, device)
         result, content = remote.find(packed, config.most, where=config.where)
-        if approximate and len(remote) and config.where is None and not config.quiet:
+        if approximate and config.where is not None and not config.quiet:
+            print("hnsw is approximate: items may be missing", file=sys.stderr)
+        elif approximate and len(remote) and not config.quiet:
             with open_remote(str(config.index)) as exact:
                 _tell_recall("hnsw", remote, exact, packed, config.most)
         return query, _rows(content, result), str(remote.address)

@@ -20,9 +20,10 @@ from saat.codes.bank import CodeBank
 from saat.data.collection import Content
 from saat.errors import SaatError
 from saat.index.content import IndexContent
-from saat.serving.engine import Query, SearchEngine
+from saat.serving.engine import SearchEngine
 from saat.serving.hits import Hit, Risk
 from saat.serving.pictures import data_url, magnified
+from saat.serving.query import Query
 from saat.types import CodeObjective
 
 MOST_EPSILON = 32 / 255
