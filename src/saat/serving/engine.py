@@ -12,17 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saat.bits import pack_codes
 from saat.data.collection import Content
-from saat.data.decoding import open_image, resize_image
+from saat.data.decoding import decode_image
 from saat.errors import ArgumentError, DataError, check_choice
-from saat.hamming import sign_codes
 from saat.index.base import HammingIndex
 from saat.index.catalog import BACKEND, INDEXES, make_index, nearest_within
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import compared, select_ids
-from saat.models.hash_model import HashModel, encode_logits
+from saat.models.hash_model import HashModel, encode_packed
 from saat.serving.hits import Answer, Hit, Item, Risk
 from saat.serving.query import Among, Query
 from saat.serving.risk import Assess
@@ -110,15 +108,11 @@ class SearchEngine:
         Raises:
             DataError: the content is damaged, too large, or no image.
         """
-        image = resize_image(open_image(content), size=self.image_size, crop_border=self._crop_border)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        return decode_image(content, size=self.image_size, crop_border=self._crop_border)
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the packed codes (B, K/8) of images, uint8 (B, 3, S, S)."""
-        if not len(images):
-            return np.empty((0, self.model.code_length // 8), np.uint8)
-        logits = encode_logits(self.model, torch.from_numpy(images), batch_size=len(images), quiet=True)
-        return pack_codes(sign_codes(logits).numpy())
+        return encode_packed(self.model, images)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Return the hits of each query, as `search`, with its risk."""
