@@ -45,7 +45,7 @@ def test_an_addition_leaves_the_batches_of_another_alone(
     out = tmp_path / "index"
     build(BuildConfig(checkpoint=tiny, images=[photos / "plain.png"], out=out, quiet=True))
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
