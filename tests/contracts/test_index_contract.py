@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
 from saat.index.base import HammingIndex
-from saat.index.catalog import INDEXES, make_index
+from saat.index.catalog import INDEXES, RADIUS_BACKENDS, make_index, nearest_within
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex
 from saat.index.flat import FlatIndex, RangeIndex
 from saat.index.multi_index import MultiIndex, probes
@@ -184,6 +184,21 @@ def test_within_finds_all(
     assert [pairs[start:end] for start, end in pairwise(limits)] == wanted
     with pytest.raises(ArgumentError, match="`radius` is at least 0"):
         index.within(queries, -1)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_radius_is_for_the_indexes_that_the_catalog_names(name: str) -> None:
+    index, query = make_index(name, 8), np.array([[1]], np.uint8)
+    index.add(np.array([[0], [255], [1]], np.uint8), np.array([4, 5, 9]))
+    if name not in RADIUS_BACKENDS:
+        with pytest.raises(ArgumentError, match=f"`radius` is for flat or multi-index; got {type(index).__name__}"):
+            nearest_within(index, query, 1, k=1)
+        return
+    for k, ids in ((1, [[9]]), (5, [[9, 4]])):
+        result, count = nearest_within(index, query, 1, k=k)
+        assert (result.ids.tolist(), count) == (ids, 2)
+    with pytest.raises(ArgumentError, match=r"`packed` is one query, \(1, 1\); got \(2, 1\)"):
+        nearest_within(index, np.repeat(query, 2, axis=0), 1, k=1)
 
 
 @pytest.mark.parametrize("code_length", [24, 64, 128])

@@ -10,7 +10,7 @@ from pictures import collection_of, encoded, picture
 from PIL import Image
 
 from saat.data import decoding
-from saat.data.decoding import FORMATS, allocate, decode_rows, open_image, resize_image
+from saat.data.decoding import FORMATS, allocate, decode_image, decode_rows, open_image, resize_image
 from saat.errors import DataError
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -171,6 +171,16 @@ def test_an_image_of_the_right_size_is_not_resampled():
     image = picture(1, width=8, height=8)
     decoded = decode_rows(collection_of([encoded(image)]), [0], size=8, crop_border=0, quiet=True)
     assert np.array_equal(decoded.images[0].transpose(1, 2, 0), np.asarray(image))
+
+
+def test_one_image_is_decoded_as_many_are():
+    contents = [encoded(picture(1), "JPEG"), encoded(picture(2, width=8, height=8))]
+    for crop_border in (0, 2):
+        decoded = decode_rows(collection_of(contents), range(2), size=8, crop_border=crop_border, quiet=True)
+        for content, wanted in zip(contents, decoded.images, strict=True):
+            image = decode_image(content, size=8, crop_border=crop_border)
+            assert (image.dtype, image.flags.c_contiguous) == (np.uint8, True)
+            assert np.array_equal(image, wanted)
 
 
 def test_digests_are_of_the_content():

@@ -31,6 +31,7 @@ from saat.index.where import select
 MODEL = ModelKey("a" * 32, 24, "runs/plain")
 COUNT = 400
 TEXTS = ["cat", "dog", None, "it's", 'do"g', "a\\b", "é%_x", "new\nline", "Z", "cab"]
+TAGS = ["cat, dog", "wildcat, cats", None, 'do"g, cat', "dog"]
 NUMBERS = [1.5, -2.0, None, float("nan"), float("inf"), float("-inf"), 0.1]
 CONDITIONS = [
     "label == 'cat' and id > 100",
@@ -42,6 +43,8 @@ CONDITIONS = [
     "label contains 'a'",
     "label contains 'a' and sold == true",
     "label contains 'g' or sold == true",
+    "tags has 'cat'",
+    "tags has 'cat' and price > 1 or tags has 'do\"g'",
     'label == \'" or id >= 0 or metadata["label"] == "\'',
     "label == ') OR true; DROP TABLE saat_manifests; --'",
     "price > 1",
@@ -68,6 +71,7 @@ def content() -> IndexContent:
     columns = {
         "path": pa.array([f"/photos/{row}.png" for row in range(COUNT)]),
         "label": pa.array([TEXTS[row % 10] for row in range(COUNT)]),
+        "tags": pa.array([TAGS[row % 5] for row in range(COUNT)]),
         "price": pa.array([NUMBERS[row % 7] for row in range(COUNT)]),
         "narrow": pa.array([[0.1, None, 3.0][row % 3] for row in range(COUNT)], pa.float32()),
         "number": pa.array([[1, 2**53 - 1, None, -5][row % 4] for row in range(COUNT)]),

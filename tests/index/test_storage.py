@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +20,9 @@ import pytest
 from servers import check_wanted
 
 from saat.errors import ArgumentError, DataError
-from saat.index import storage
+from saat.index import files, storage
 from saat.index.content import IndexContent, ModelKey
-from saat.index.storage import create_index, pushing, read_index, read_manifest, update_index, verify_index
+from saat.index.storage import create_index, pushing, read_index, read_manifest, read_state, update_index, verify_index
 
 MODEL = ModelKey("a" * 32, 16, "runs/plain")
 FAULT = Path(__file__).parents[2] / "benchmarks" / "fault_index.py"
@@ -115,6 +116,63 @@ def test_a_damaged_file_is_named_and_refused(tmp_path: Path, kind: str, damage: 
         read_index(tmp_path)
     with pytest.raises(DataError, match=path.name):
         update_index(tmp_path, add_one)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read to be hashed."""
+    names, digest_of = list[str](), files.digest_of
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return digest_of(path)
+
+    monkeypatch.setattr(files, "digest_of", counted)
+    return names
+
+
+def test_files_are_read_to_be_checked_once(tmp_path: Path, hashed: list[str]) -> None:
+    present = {entry.name for entry in create_index(tmp_path, three_items()).files.values()}
+    hashed.clear()
+    assert verify_index(tmp_path) == ()
+    assert sorted(hashed) == sorted(present)
+    hashed.clear()
+    known = read_state(tmp_path)
+    assert update_index(tmp_path, add_one, known=known).count == 4
+    assert [name for name in hashed if name in present] == sorted(present)
+    hashed.clear()
+    assert update_index(tmp_path, add_one, known=known).count == 5  # of what another writer has made since
+    assert len(hashed) == 6
+    assert read_index(tmp_path).ids.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_writer_beside_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_index(tmp_path, three_items())
+    digest_of, writers = files.digest_of, [add_one]
+
+    def interrupted(path: Path) -> str:
+        if writers:
+            update_index(tmp_path, writers.pop())  # the files of before are gone after this
+        return digest_of(path)
+
+    monkeypatch.setattr(files, "digest_of", interrupted)
+    assert verify_index(tmp_path) == ()
+    assert read_manifest(tmp_path).count == 4
+
+
+def test_files_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        create_index(tmp_path / name, three_items())
+    update_index(tmp_path / "b", add_one)
+    mine, other = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab")
+    mine["files"]["codes"] = other["files"]["codes"]
+    shutil.copy(tmp_path / "b" / mine["files"]["codes"]["name"], tmp_path / "a")
+    del mine["checksum"]
+    checksum = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(mine | {"checksum": checksum}))
+    for reads in (read_index, verify_index):
+        with pytest.raises(ArgumentError, match="for each item; got 4, 3 and 3"):
+            reads(tmp_path / "a")
 
 
 def test_a_damaged_manifest_is_named_and_refused(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saat.errors import ArgumentError
-from saat.index.where import select
+from saat.index.where import narrowed, parse, select
 
 TABLE = pa.table(
     {
@@ -40,6 +42,46 @@ def test_selects(where: str, ids: list[int]) -> None:
     assert select(TABLE, where).column("id").to_pylist() == ids
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        ("label has 'cat'", [0, 1, 2, 6]),
+        ("label has 'wild cat'", [3]),
+        ("label has 'ca'", []),
+        ("label has '.at'", []),
+        ("label has 'cat, dog'", [1]),
+        ("label has 'cat' and label has 'dog'", [1, 2]),
+        ("label has 'fox' or label == 'cat'", [0, 6]),
+        (r"label has 'd\'og (a|b)*'", [6]),
+    ],
+)
+def test_has_finds_a_label_among_several(kind: pa.DataType, where: str, ids: list[int]) -> None:
+    labels = ["cat", "cat, dog", "dog, cat", "wild cat", "wildcat, cats", None, "d'og (a|b)*, cat, fox"]
+    table = pa.table({"id": range(7), "label": pa.array(labels, kind)})
+    assert select(table, where).column("id").to_pylist() == ids
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(labels=st.lists(st.text("ab .,*\\\n$^(é\0-", max_size=3)), label=st.text("ab .,*\\\n$^(é\0-", max_size=3))
+def test_has_is_equality_with_a_label(labels: list[str], label: str) -> None:
+    """A label that has the separator in it counts as several, and is found as a whole too."""
+    text = ", ".join(labels)
+    quoted = label.replace("\\", "\\\\")
+    found = select(pa.table({"label": [text]}), f"label has '{quoted}'").num_rows
+    assert found == (f", {label}, " in f", {text}, ")
+    if label in labels:
+        assert found
+
+
+def test_a_server_is_asked_for_more_where_it_cannot_say_has() -> None:
+    both = parse("a has 'x' and b == 1", ["a", "b"])
+    said, exact = narrowed(
+        both, lambda part: f"{part.column} {part.sign} {part.literal}", lambda _, parts: "; ".join(parts)
+    )
+    assert (said, exact) == ("a contains x; b == 1", False)
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
@@ -56,6 +98,8 @@ def test_selects(where: str, ids: list[int]) -> None:
         ("label == 3", "compares a column with its own kind"),
         ("price contains 'x'", "compares a column with its own kind"),
         ("label contains 3", "wrong at '3'"),
+        ("label has 3", "wrong at '3'"),
+        ("price has 'x'", "compares a column with its own kind"),
         ("__import__('os').system('true') == 1", 'wrong at "\\.system'),
         ("__import__ == 1", "`column` is one of"),
         ("id == 1; id == 2", "wrong at '; id == 2'"),

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from saat.bits import pack_codes
 from saat.errors import ArgumentError
 from saat.models.checkpoint import weights_checksum
 from saat.models.folding import folded
-from saat.models.hash_model import HashModel, build_model, encode_logits, import_model, wrap_module
+from saat.models.hash_model import HashModel, build_model, encode_logits, encode_packed, import_model, wrap_module
 
 
 def tiny_model() -> HashModel:
@@ -45,6 +46,14 @@ def test_bytes_and_floats_give_the_same_logits(batch_size):
 
 def test_no_images_have_no_logits():
     assert len(encode_logits(tiny_model(), torch.zeros(0, 3, 8, 8), quiet=True)) == 0
+
+
+def test_packed_codes_are_those_of_the_model():
+    model = tiny_model().train()
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    packed = encode_packed(model, images.numpy())
+    assert (packed == pack_codes(model.encode(images / 255).numpy())).all()
+    assert encode_packed(model, images[:0].numpy()).shape == (0, 2)
 
 
 def test_build_model_checks_the_code_length_first():

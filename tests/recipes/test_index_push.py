@@ -150,18 +150,27 @@ def test_a_killed_push_is_completed_by_the_same_command(
 
 @pytest.mark.servers
 def test_a_graph_says_its_recall(
-    address: Addresses, folder: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+    address: Addresses, folder: Path, photo: Path, serve: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = address("postgresql")
     push(PushConfig(index=folder, to=place, quiet=True))
     words = ["search", f"--index={place}", f"--image={photo}", "--format=json", "--backend=hnsw"]
     assert main(words) == 2
-    assert "saat index push --hnsw true" in capsys.readouterr().err
+    assert "saat index push --hnsw true" in capfd.readouterr().err
     push(PushConfig(index=folder, to=place, hnsw=True, quiet=True))
     assert main(words) == 0
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     assert len(json.loads(printed.out)) == 10
     assert "hnsw is approximate: it found 1.000 of the nearest" in printed.err
+    assert main([*words, "--where=label == 'Bag'"]) == 0
+    found = capfd.readouterr()
+    assert "hnsw is approximate: items may be missing" in found.err
+    assert {hit["label"] for hit in json.loads(found.out)} == {"Bag"}
+    with serve(f"--index={place}", "--backend=hnsw") as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        assert http.get("/about").json()["approximate"] is True
+        (nearest, *_) = http.post("/search", files={"image": photo.read_bytes()}).json()["hits"]
+        assert nearest["distance"] == json.loads(printed.out)[0]["distance"]
+    assert "hnsw is approximate: items may be missing" in capfd.readouterr().err
 
 
 @pytest.mark.servers

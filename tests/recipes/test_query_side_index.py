@@ -26,7 +26,7 @@ from saat.recipes.index import AddConfig, BuildConfig, add, build
 from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
 from saat.recipes.serve import ServeConfig, make_service
-from saat.serving.engine import Query
+from saat.serving.query import Query
 
 COUNT = 12
 CPU = torch.device("cpu")

@@ -32,10 +32,12 @@ class Bright(nn.Module):
 IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def make_engine(labels: Sequence[str | None], *, threads: int = 1) -> SearchEngine:
+def make_engine(labels: Sequence[str | None], *, threads: int = 1, backend: str = "faiss") -> SearchEngine:
     model = wrap_module(Bright(), image_size=SIZE)
     key = ModelKey("weights", 16)
     codes = model.encode(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255).numpy()
     columns = pa.table({"path": [f"/secret/{row}.png" for row in range(COUNT)], "label": pa.array(labels, pa.string())})
     content = IndexContent.empty(key).added(pack_codes(codes), columns, model=key)
-    return SearchEngine(model, content, image_size=SIZE, threads=threads, read=lambda path: IMAGES[int(path[8:-4])])
+    return SearchEngine(
+        model, content, image_size=SIZE, threads=threads, backend=backend, read=lambda path: IMAGES[int(path[8:-4])]
+    )

@@ -18,17 +18,22 @@ from engines import COUNT, IMAGES, SIZE, make_engine
 import saat
 from saat.bits import packed_distances
 from saat.errors import ArgumentError, DataError
-from saat.index.catalog import make_index
+from saat.index.catalog import INDEXES, RADIUS_BACKENDS, make_index
+from saat.index.multi_index import MultiIndex
+from saat.index.recall import recall_at
 from saat.recipes.search import filled, find
 from saat.serving import engine as engine_module
-from saat.serving.engine import KEPT, Query, SearchEngine
+from saat.serving.engine import KEPT, SearchEngine
 from saat.serving.hits import Answer, Risk
 from saat.serving.lab import Lab, LabTimeout, whole_change
+from saat.serving.query import Query
+
+LABELS = ["even" if row % 2 == 0 else "odd" for row in range(COUNT)]
 
 
 @pytest.fixture
 def engine() -> SearchEngine:
-    return make_engine(["even" if row % 2 == 0 else "odd" for row in range(COUNT)])
+    return make_engine(LABELS)
 
 
 def test_hits_are_those_of_the_oracle(engine: SearchEngine) -> None:
@@ -41,6 +46,50 @@ def test_hits_are_those_of_the_oracle(engine: SearchEngine) -> None:
             differing = np.unpackbits(packed[row] ^ packed[hit.id], bitorder="little")
             assert hit.bits == tuple(np.flatnonzero(differing))
             assert (hit.name, hit.metadata) == (f"{hit.id}.png", {"label": ["even", "odd"][hit.id % 2]})
+
+
+@pytest.mark.parametrize("backend", INDEXES)
+def test_each_backend_answers_as_the_exact_one_or_says_that_it_may_not(backend: str, engine: SearchEngine) -> None:
+    other = make_engine(LABELS, backend=backend)
+    assert other.approximate == (not INDEXES[backend].exact)
+    queries = [Query(engine.code(row), 5) for row in range(COUNT)]
+    wanted, found = engine.search(queries), other.search(queries)
+    if other.approximate:
+        assert recall_at(other.index, engine.index, engine.content.packed, k=5) > 0.9
+    else:
+        assert found == wanted
+    for where in ("label == 'odd'", "id < 0"):  # the items of a condition are searched exactly by all
+        among = [Query(engine.code(row), 50, engine.among(where)) for row in range(9)]
+        assert other.search([replace(query, among=other.among(where)) for query in among]) == engine.search(among)
+    many = [Query(other.prepare(IMAGES[row]), 3) for row in range(COUNT)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda query: other.search([query])[0], many)) == [other.search([q])[0] for q in many]
+
+
+def test_what_a_backend_builds_is_there_before_the_first_search() -> None:
+    index = make_engine(LABELS, backend="multi-index").index
+    assert isinstance(index, MultiIndex)
+    assert index._tables is not None
+    with pytest.raises(ArgumentError, match="did you mean 'faiss'"):
+        make_engine(LABELS, backend="fais")
+
+
+@pytest.mark.parametrize("backend", INDEXES)
+def test_within_finds_all_items_of_a_radius_and_counts_them(backend: str, engine: SearchEngine) -> None:
+    other = make_engine(LABELS, backend=backend)
+    query = Query(other.prepare(IMAGES[3]), 4)
+    if backend not in RADIUS_BACKENDS:
+        with pytest.raises(ArgumentError, match="`radius` is for flat or multi-index"):
+            other.within(query, 7)
+        return
+    for where in (None, "label == 'even'", "id < 0"):
+        (everything,) = engine.search([Query(query.aim, COUNT, engine.among(where) if where else None)])
+        for radius in (0, 5, 7, 16, 99):
+            wanted = [hit for hit in everything if hit.distance <= radius]
+            asked = replace(query, among=other.among(where) if where else None)
+            assert other.within(asked, radius) == (wanted[:4], len(wanted))
+    with pytest.raises(ArgumentError, match="`radius` is at least 0"):
+        other.within(query, -1)
 
 
 def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:

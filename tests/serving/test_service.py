@@ -27,9 +27,10 @@ from PIL import Image
 import saat
 from saat.data.fashion import read_fashion
 from saat.defenses.detection import Detector
+from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
-from saat.recipes.serve import _listen
+from saat.recipes.serve import ServeConfig, _listen
 from saat.serving.client import ServiceError
 from saat.serving.hits import Item, Risk
 from saat.serving.service import LAB_ROOM
@@ -124,10 +125,25 @@ def test_pictures_are_bounded_and_known_by_id(http: httpx.Client) -> None:
     assert http.get("/images/9999").json() == {"error": "no item 9999"}
 
 
+def test_an_approximate_service_says_so_with_what_it_finds(
+    serve: Start, served: Any, photo: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve(f"--index={served.index}", "--backend=hnsw") as server, httpx.Client(base_url=server.url) as http:
+        assert http.get("/about").json()["approximate"] is True
+        assert post(http, photo).json()["hits"][0]["distance"] == 0
+    assert "hnsw is approximate: it found 1.000 of the 10 nearest to 60 of the items" in capfd.readouterr().err
+    for index, backend, message in (
+        ("index", "fais", "did you mean 'faiss'"),
+        ("milvus://host/photos", "ivf", "`backend` is one of faiss, hnsw; got 'ivf'"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            ServeConfig(index=index, backend=backend)
+
+
 def test_what_it_says_of_itself(http: httpx.Client) -> None:
     about = http.get("/about").json()
     assert (about["items"], about["code_length"], about["lab"], about["writable"]) == (60, 32, True, False)
-    assert about["detector"] is True
+    assert (about["detector"], about["approximate"]) == (True, False)
     assert http.get("/health").json() == {"status": "ok"}
     assert http.get("/ready").json() == {"status": "ready"}
     samples = http.get("/samples?count=7&seed=3").json()["items"]

@@ -106,6 +106,16 @@ def resize_image(image: Image.Image, *, size: int, crop_border: int) -> Image.Im
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
+def decode_image(content: Content, *, size: int, crop_border: int) -> NDArray[np.uint8]:
+    """Return an image as a model takes it, uint8 (3, size, size); see `resize_image`.
+
+    Raises:
+        DataError: the content is damaged, too large, or no image.
+    """
+    image = resize_image(open_image(content), size=size, crop_border=crop_border)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
 def decode_rows(
     collection: Collection, rows: Sequence[int] | NDArray[np.int64], *, size: int, crop_border: int, quiet: bool
 ) -> Decoded:

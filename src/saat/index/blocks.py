@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from saat.index.content import IndexContent, ModelKey
-from saat.index.storage import Manifest, read_state
+from saat.index.storage import Manifest, read_files
 
 BUFFER = 1 << 20  # bytes of a column that are read at a time, and not all of a group of up to a million rows
 
@@ -101,4 +101,4 @@ def open_blocks(folder: Path) -> StoredBlocks:
         metadata = pq.ParquetFile(paths["metadata"], buffer_size=BUFFER, pre_buffer=False)
         return StoredBlocks(manifest, codes, ids, metadata)
 
-    return read_state(folder, opened)
+    return read_files(folder, opened)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError
 from saat.index.base import check_ids, check_packed
 
+SEPARATOR = ", "  # between the labels of an item, which are one text in its column `label`
+
 
 @dataclass(frozen=True)
 class ModelKey:

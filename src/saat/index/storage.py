@@ -12,13 +12,12 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,28 +25,13 @@ import pyarrow.parquet as pq
 from saat import __version__
 from saat.errors import DataError
 from saat.index.content import IndexContent, ModelKey
+from saat.index.files import FileEntry, check_file, put_file, sync_folder, written
 from saat.index.lock import locked
 
 T = TypeVar("T")
 FORMAT = 1
 MANIFEST = "manifest.json"
-SUFFIXES = {"codes": "npy", "ids": "npy", "metadata": "parquet"}
 _OURS = re.compile(r"(codes|ids)-[0-9a-f]{32}\.npy|metadata-[0-9a-f]{32}\.parquet|\.saat-.*\.tmp")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """A file of the present state.
-
-    Args:
-        name: in the directory.
-        bytes: its length.
-        sha256: of its content.
-    """
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,9 @@ class Manifest:
     saat: str
     files: Mapping[str, FileEntry]
     identity: str
+
+
+State = tuple[Manifest, IndexContent]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -106,15 +93,19 @@ def read_index(folder: Path) -> IndexContent:
     Raises:
         DataError: there is none, or a file is missing or damaged; it is named.
     """
-
-    def content(manifest: Manifest, paths: Mapping[str, Path]) -> IndexContent:
-        codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
-        return IndexContent(codes, ids, pq.read_table(paths["metadata"]), manifest.next_id, manifest.model)
-
-    return read_state(folder, content)
+    return read_files(folder, _load)
 
 
-def read_state(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:
+def read_state(folder: Path) -> State:
+    """Read an index with its manifest, which says later whether that is still the present state.
+
+    Raises:
+        DataError: as `read_index`.
+    """
+    return read_files(folder, lambda manifest, paths: (manifest, _load(manifest, paths)))
+
+
+def read_files(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:
     """Return what `read` makes of the manifest and the files of the present state, every byte of which was checked.
 
     Raises:
@@ -123,15 +114,27 @@ def read_state(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T]) 
     while True:
         manifest = read_manifest(folder)
         try:
-            paths = {name: _check_file(folder, entry) for name, entry in manifest.files.items()}
-            try:
-                return read(manifest, paths)
-            except OSError as error:
-                raise DataError(f"{folder} cannot be read: {error}") from error
+            for entry in manifest.files.values():
+                check_file(folder, entry)
+            return _opened(folder, manifest, read)
         except DataError:
             if read_manifest(folder) == manifest:
                 raise
             # A writer replaced the state between the two reads: take the new one.
+
+
+def _opened(folder: Path, manifest: Manifest, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:
+    """Return what `read` makes of the files of a manifest, which are checked."""
+    try:
+        return read(manifest, {name: folder / entry.name for name, entry in manifest.files.items()})
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}") from error
+
+
+def _load(manifest: Manifest, paths: Mapping[str, Path]) -> IndexContent:
+    codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
+    metadata = pq.read_table(paths["metadata"])
+    return IndexContent(codes, ids, metadata, next_id=manifest.next_id, model=manifest.model)
 
 
 def verify_index(folder: Path) -> tuple[str, ...]:
@@ -139,6 +142,7 @@ def verify_index(folder: Path) -> tuple[str, ...]:
 
     Raises:
         DataError: there is no index in `folder`.
+        ArgumentError: its files are sound and do not fit each other.
     """
     if not (folder / MANIFEST).exists():
         read_manifest(folder)
@@ -149,9 +153,16 @@ def verify_index(folder: Path) -> tuple[str, ...]:
     damaged = []
     for entry in manifest.files.values():
         try:
-            _check_file(folder, entry)
+            check_file(folder, entry)
         except DataError as error:
             damaged.append(str(error))
+    if not damaged:
+        try:
+            _opened(folder, manifest, _load)
+        except DataError as error:
+            damaged.append(str(error))
+    if damaged and read_manifest(folder) != manifest:  # a writer replaced the state meanwhile
+        return verify_index(folder)
     return tuple(damaged)
 
 
@@ -165,19 +176,27 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
         if (folder / MANIFEST).exists():
             raise DataError(f"`out` is a folder without an index; found one in {folder}")
         manifest = _write(folder, content, before=None)
-        _sync_folder(folder.absolute().parent)
+        sync_folder(folder.absolute().parent)
         return manifest
 
 
-def update_index(folder: Path, change: Callable[[IndexContent], IndexContent]) -> Manifest:
+def update_index(
+    folder: Path, change: Callable[[IndexContent], IndexContent], *, known: State | None = None
+) -> Manifest:
     """Replace an index by what `change` makes of it; other writers wait meanwhile.
+
+    Args:
+        folder: of the index.
+        change: the present content -> the new one.
+        known: what `read_state` has returned; it is not read again unless there was another writer since.
 
     Raises:
         DataError: there is no index, or it is damaged.
     """
     read_manifest(folder)
     with locked(folder):
-        return _write(folder, change(read_index(folder)), before=read_manifest(folder))
+        present = known if known is not None and known[0] == read_manifest(folder) else read_state(folder)
+        return _write(folder, change(present[1]), before=present[0])
 
 
 @contextmanager
@@ -211,7 +230,7 @@ def _write(folder: Path, content: IndexContent, *, before: Manifest | None) -> M
             _clean(folder, keep=before)
         raise
     temporary.replace(folder / MANIFEST)
-    _sync_folder(folder)
+    sync_folder(folder)
     _clean(folder, keep=manifest)
     return manifest
 
@@ -219,41 +238,16 @@ def _write(folder: Path, content: IndexContent, *, before: Manifest | None) -> M
 def _prepared(folder: Path, content: IndexContent, before: Manifest | None) -> tuple[Manifest, Path]:
     """Write the files of a state; return its manifest, and where that lies until it takes its name."""
     files = {
-        "codes": _put(folder, "codes", lambda file: np.save(file, content.packed, allow_pickle=False)),
-        "ids": _put(folder, "ids", lambda file: np.save(file, content.ids, allow_pickle=False)),
-        "metadata": _put(folder, "metadata", lambda file: pq.write_table(content.metadata, file)),
+        "codes": put_file(folder, "codes", lambda file: np.save(file, content.packed, allow_pickle=False)),
+        "ids": put_file(folder, "ids", lambda file: np.save(file, content.ids, allow_pickle=False)),
+        "metadata": put_file(folder, "metadata", lambda file: pq.write_table(content.metadata, file)),
     }
     created, identity = (_now(), secrets.token_hex(16)) if before is None else (before.created, before.identity)
     manifest = Manifest(len(content), content.next_id, content.model, created, _now(), __version__, files, identity)
     values = {"format": FORMAT} | asdict(manifest)
     text = json.dumps(values | {"checksum": _checksum_of(values)}, indent=2) + "\n"
-    _sync_folder(folder)
-    return manifest, _written(folder, lambda file: file.write(text.encode()))
-
-
-def _put(folder: Path, kind: str, save: Callable[[IO[bytes]], object]) -> FileEntry:
-    """Write a file and name it by its content, so that it never takes the place of a file of the present state."""
-    temporary = _written(folder, save)
-    digest, size = _digest_of(temporary), temporary.stat().st_size
-    name = f"{kind}-{digest[:32]}.{SUFFIXES[kind]}"
-    temporary.replace(folder / name)
-    return FileEntry(name, size, digest)
-
-
-def _written(folder: Path, save: Callable[[IO[bytes]], object]) -> Path:
-    """Write a file under a name of no meaning, and return its path when the disk has it."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".saat-", suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        save(file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).chmod(0o644)
-    return Path(name)
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sync_folder(folder)
+    return manifest, written(folder, lambda file: file.write(text.encode()))
 
 
 def _clean(folder: Path, *, keep: Manifest | None) -> None:
@@ -265,34 +259,9 @@ def _clean(folder: Path, *, keep: Manifest | None) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _check_file(folder: Path, entry: FileEntry) -> Path:
-    path = folder / entry.name
-    try:
-        size, digest = path.stat().st_size, _digest_of(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if size != entry.bytes:
-        raise DataError(f"{path} is damaged: {size} bytes instead of {entry.bytes}")
-    if digest != entry.sha256:
-        raise DataError(f"{path} is damaged: its checksum differs from that of the manifest")
-    return path
-
-
 def _checksum_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in `folder`."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, check_choice
+from saat.index.content import SEPARATOR
 
 OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -24,7 +25,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
     "contains": lambda column, literal: pc.match_substring(column, literal),
+    "has": lambda column, literal: pc.match_substring_regex(column, _label_pattern(literal)),
 }
+OF_TEXTS = ("contains", "has")  # compare a column of texts with a text
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
@@ -74,7 +77,8 @@ Condition = Comparison | Joined
 def select(table: pa.Table, where: str) -> pa.Table:
     """Return the rows of `table` that satisfy `where`; a null satisfies nothing.
 
-    `and` binds tighter than `or`. `contains` looks for a text in a column of texts.
+    `and` binds tighter than `or`. `contains` looks for a text in a column of texts, `has` for a label among those that
+    `SEPARATOR` joins.
 
     Raises:
         ArgumentError: `where` breaks the grammar, names no column of the table, or compares unlike kinds.
@@ -130,7 +134,8 @@ def narrowed(
 
     Args:
         condition: to translate.
-        term: a comparison -> its translation, or none where there is none.
+        term: a comparison -> its translation, or none where there is none. In the place of `has` it gets `contains`,
+            which holds for all items of that and for others.
         join: (and or or, translations) -> them joined.
 
     Returns:
@@ -144,8 +149,9 @@ def narrowed(
 
     def translate(condition: Condition) -> tuple[Term | None, bool]:
         if isinstance(condition, Comparison):
-            said = term(condition)
-            return said, said is not None
+            wider = replace(condition, sign="contains") if condition.sign == "has" else condition
+            said = term(wider)
+            return said, said is not None and wider == condition
         parts = [translate(part) for part in condition.parts]
         exact = all(whole for _, whole in parts)
         kept = [said for said, _ in parts if said is not None]
@@ -154,6 +160,15 @@ def narrowed(
         return (kept[0] if len(kept) == 1 else join(condition.word, kept)), exact
 
     return translate(condition)
+
+
+def _label_pattern(label: str) -> str:
+    """Return the regular expression of the texts that have a label among those that `SEPARATOR` joins.
+
+    >>> [bool(re.search(_label_pattern("a.b"), text)) for text in ("c, a.b", "a.b", "a.bc", "a-b, c")]
+    [True, True, False, False]
+    """
+    return rf"(?:^|{SEPARATOR}){re.escape(label)}(?:{SEPARATOR}|$)"
 
 
 def _columns(condition: Condition) -> set[str]:
@@ -241,7 +256,7 @@ class _Parser:
         if sign not in OPERATORS:
             raise self._wrong(sign)
         literal = self._literal()
-        if sign == "contains" and not isinstance(literal, str):
+        if sign in OF_TEXTS and not isinstance(literal, str):
             raise self._wrong(str(literal))
         return Comparison(column, sign, literal)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from saat.bits import pack_codes
 from saat.errors import ArgumentError, SaatError, check_code_length
 from saat.hamming import sign_codes
 from saat.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
@@ -153,3 +156,19 @@ def encode_logits(
             batch = as_channels_last(part.to(device, torch.float32) / scale)
             logits.append(model(batch).float().cpu())
     return torch.cat(logits) if logits else torch.empty(0)
+
+
+def encode_packed(model: HashModel, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the packed codes of a batch.
+
+    Args:
+        model: of the codes.
+        images: uint8 (B, 3, S, S), few enough for one pass.
+
+    Returns:
+        uint8 (B, K/8).
+    """
+    if not len(images):
+        return np.empty((0, model.code_length // 8), np.uint8)
+    logits = encode_logits(model, torch.from_numpy(images), batch_size=len(images), quiet=True)
+    return pack_codes(sign_codes(logits).numpy())

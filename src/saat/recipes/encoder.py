@@ -17,10 +17,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from saat.bits import pack_codes
 from saat.data.collection import Content
-from saat.data.decoding import Decoded, decode_rows, open_image, resize_image
-from saat.hamming import sign_codes
+from saat.data.decoding import Decoded, decode_image, decode_rows
 from saat.index.content import ModelKey
 from saat.index.lock import locked
 from saat.models.checkpoint import (
@@ -31,7 +29,7 @@ from saat.models.checkpoint import (
     read_card,
     weights_checksum,
 )
-from saat.models.hash_model import HashModel, encode_logits
+from saat.models.hash_model import HashModel, encode_packed
 from saat.recipes.items import Items
 from saat.runtime import atomic_write, progress
 
@@ -56,8 +54,7 @@ class Encoder:
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the packed codes (N, K/8) of images (N, 3, S, S), uint8."""
-        logits = encode_logits(self.model, torch.from_numpy(images), batch_size=max(1, len(images)), quiet=True)
-        return pack_codes(sign_codes(logits).numpy())
+        return encode_packed(self.model, images)
 
     def prepare(self, content: Content) -> NDArray[np.uint8]:
         """Decode an image file to uint8 (3, S, S).
@@ -65,8 +62,7 @@ class Encoder:
         Raises:
             DataError: the content is damaged, too large, or no image.
         """
-        image = resize_image(open_image(content), size=self.image_size, crop_border=self.crop_border)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        return decode_image(content, size=self.image_size, crop_border=self.crop_border)
 
     def encode_content(self, content: Content) -> NDArray[np.uint8]:
         """Return the packed code (1, K/8) of one image file.

@@ -13,7 +13,7 @@ from saat.errors import ArgumentError, DataError, check_at_least
 from saat.index.address import is_address
 from saat.index.catalog import open_remote
 from saat.index.content import IndexContent
-from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, update_index, verify_index
+from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, read_state, update_index, verify_index
 from saat.index.where import select
 from saat.recipes.encoder import (
     Encoded,
@@ -151,17 +151,17 @@ def build(config: BuildConfig) -> dict[str, Any]:
 def add(config: AddConfig) -> dict[str, Any]:
     """Add by `config`, print what was done, and return it."""
     device = config.start()
-    content = read_index(config.index)
+    known = read_state(config.index)
+    manifest, content = known
     encoder = load_encoders(config.checkpoint or Path(content.model.checkpoint), config.model, device=device).items
     content.model.check(encoder.key)
     found = read_items(config.images)
     items = found.take(_new_rows(content, found.paths))
     encoded = _encode(items, encoder, config.index, config.batch_size, quiet=config.quiet)
-    before = read_manifest(config.index).count
     if encoded.rows:
-        before = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder)).count
+        manifest = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder), known=known)
     remove_leftovers(config.index, found.identities)
-    report = _report(items, encoded) | {"count": before, "already_there": len(found) - len(items)}
+    report = _report(items, encoded) | {"count": manifest.count, "already_there": len(found) - len(items)}
     return _told(report, encoded.damaged, config.index, quiet=config.quiet)
 
 
@@ -188,7 +188,7 @@ def info(config: InfoConfig) -> dict[str, Any]:
     if is_address(config.index):
         return _remote_info(config)
     folder = Path(config.index)
-    manifest, content = read_manifest(folder), read_index(folder)
+    manifest, content = read_state(folder)
     columns = {field.name: str(field.type) for field in content.metadata.schema}
     report = asdict(manifest) | {"columns": columns, "distinct_codes": len(np.unique(content.packed, axis=0))}
     if not config.quiet:
@@ -236,7 +236,7 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
     damaged = verify_index(config.index)
     if damaged:
         raise DataError("; ".join(damaged))
-    count = len(read_index(config.index))
+    count = read_manifest(config.index).count
     if not config.quiet:
         print(f"{config.index}: sound, {count:,} items")
     return {"count": count}

@@ -18,6 +18,7 @@ from saat.data.folder import SUFFIXES
 from saat.data.image_list import read_image_list
 from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
+from saat.index.content import SEPARATOR
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
@@ -197,7 +198,7 @@ def _free(name: str, names: set[str]) -> str:
 def _from_collection(collection: Collection, root: Path, columns: pa.Table | None = None) -> Items:
     rows = collection.pools.get("database", np.arange(len(collection.item_names))).tolist()
     paths = [_place(root, collection.item_names[row]) for row in rows]
-    labels = [", ".join(_names(collection, row)) or None for row in rows]
+    labels = [SEPARATOR.join(_names(collection, row)) or None for row in rows]
     table = pa.table({"path": pa.array(paths, pa.string())})
     if any(labels):
         table = table.append_column("label", pa.array(labels, pa.string()))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
 from saat.index.address import is_address
 from saat.index.base import HammingIndex, SearchResult
-from saat.index.catalog import INDEXES, make_index, open_remote
+from saat.index.catalog import BACKEND, INDEXES, RADIUS_BACKENDS, check_backend, make_index, nearest_within, open_remote
 from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
@@ -28,7 +28,7 @@ from saat.runtime import RunOptions
 from saat.serving.risk import load_assess
 
 FORMATS = ("table", "json", "sheet")
-BACKEND = "faiss"  # of a folder, where none is asked for
+NEAREST, WITHIN = 10, 100  # results, where `k` is not given: of a search, and of one within a radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,9 @@ class SearchConfig(RunOptions):
     Args:
         index: folder of the index, or the address that `saat index push` moved it to.
         image: an image file.
-        k: how many results; `-k` for short.
+        k: how many results, 10 unless given; with `radius` how many at most, 100 unless given; `-k` for short.
+        radius: all items whose codes differ in so many bits at most, with their number. By `backend` flat (the default)
+            or multi-index.
         where: only items of this condition, such as "label == 'cat' and price < 20".
         format: table, json, or sheet: a picture of the results.
         out: PNG file of the sheet.
@@ -53,7 +55,8 @@ class SearchConfig(RunOptions):
 
     index: str | Path
     image: Path
-    k: int = 10
+    k: int | None = None
+    radius: int | None = None
     where: str | None = None
     format: str = "table"
     out: Path | None = None
@@ -64,11 +67,25 @@ class SearchConfig(RunOptions):
     false_alarm_rate: float = 0.01
 
     def __post_init__(self) -> None:
-        check_at_least("k", self.k, 1)
+        check_at_least("k", self.most, 1)
         check_choice("format", self.format, FORMATS)
-        check_choice("backend", self.backend or BACKEND, ("hnsw", BACKEND) if is_address(self.index) else INDEXES)
+        check_backend(self.backend or BACKEND, self.index)
+        if self.radius is not None:
+            self._check_radius(self.radius)
         if (self.format == "sheet") != (self.out is not None):
             raise ArgumentError(f"`out` is the PNG file of `format` sheet; got {self.out} with {self.format}")
+
+    def _check_radius(self, radius: int) -> None:
+        check_at_least("radius", radius, 0)
+        if is_address(self.index):
+            raise ArgumentError("`radius` is for the folder of an index; a server finds the `k` nearest alone")
+        if self.backend is not None and self.backend not in RADIUS_BACKENDS:
+            raise ArgumentError(f"`radius` is for `backend` {' or '.join(RADIUS_BACKENDS)}; got {self.backend!r}")
+
+    @property
+    def most(self) -> int:
+        """How many results there may be."""
+        return (NEAREST if self.radius is None else WITHIN) if self.k is None else self.k
 
 
 def search(config: SearchConfig) -> list[dict[str, Any]]:
@@ -89,11 +106,14 @@ def _search_folder(config: SearchConfig, device: torch.device) -> tuple[bytes, l
     query, packed = _encoded(config, content.model, device)
     if config.where is not None:
         content = content.only(select(content.metadata, config.where).column("id").to_numpy())
-    threads, backend = torch.get_num_threads(), config.backend or BACKEND
+    # One query within a radius does not pay for the tables of multi-index hashing.
+    threads, backend = torch.get_num_threads(), config.backend or (BACKEND if config.radius is None else "flat")
     index = filled(backend, content, threads=threads)
-    hits = find(content, index, packed, k=config.k)
+    if config.radius is not None:
+        return query, _within(config, config.radius, content, index, packed), str(config.index)
+    hits = find(content, index, packed, k=config.most)
     if len(content) and not INDEXES[backend].exact and not config.quiet:
-        _tell_recall(backend, index, filled("faiss", content, threads=threads), packed, config.k)
+        _tell_recall(backend, index, filled("faiss", content, threads=threads), packed, config.most)
     return query, hits, str(config.index)
 
 
@@ -103,11 +123,24 @@ def _search_server(config: SearchConfig, device: torch.device) -> tuple[bytes, l
     with open_remote(str(config.index), approximate=approximate) as remote:
         remote.check_complete()
         query, packed = _encoded(config, remote.manifest.model, device)
-        result, content = remote.find(packed, config.k, where=config.where)
-        if approximate and len(remote) and config.where is None and not config.quiet:
+        result, content = remote.find(packed, config.most, where=config.where)
+        if approximate and config.where is not None and not config.quiet:
+            print("hnsw is approximate: items may be missing", file=sys.stderr)
+        elif approximate and len(remote) and not config.quiet:
             with open_remote(str(config.index)) as exact:
-                _tell_recall("hnsw", remote, exact, packed, config.k)
+                _tell_recall("hnsw", remote, exact, packed, config.most)
         return query, _rows(content, result), str(remote.address)
+
+
+def _within(
+    config: SearchConfig, radius: int, content: IndexContent, index: HammingIndex, packed: NDArray[np.uint8]
+) -> list[dict[str, Any]]:
+    """Return the nearest items within the radius, having told how many there are."""
+    result, count = nearest_within(index, packed, radius, k=config.most)
+    if not config.quiet:
+        shown = f"; the nearest {config.most:,} follow, -k gives more" if count > config.most else ""
+        print(f"{count:,} of {len(content):,} items within {radius} bits{shown}", file=sys.stderr)
+    return _rows(content, result)
 
 
 def _encoded(config: SearchConfig, model: ModelKey, device: torch.device) -> tuple[bytes, NDArray[np.uint8]]:

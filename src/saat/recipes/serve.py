@@ -11,17 +11,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from saat.errors import ArgumentError, DataError, SaatError, check_at_least
 from saat.index.address import is_address, parse_address
-from saat.index.catalog import open_remote
+from saat.index.catalog import BACKEND, check_backend, open_remote
 from saat.index.content import IndexContent
+from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
 from saat.recipes.encoder import Encoder, load_encoders
 from saat.recipes.items import read_item
+from saat.recipes.search import NEAREST, filled
 from saat.runtime import RunOptions
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 SHORTEST_TOKEN = 16
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TRIED = 100  # items that an approximate search is tried with
 EXCERPT = 20_000  # items of a server that are held here, to be tried and to make mainstay codes of
 GRACE = 60  # seconds to finish what is underway at the end
 
@@ -40,6 +44,8 @@ class ServeConfig(RunOptions):
 
     Args:
         index: folder of the index, or the address that `saat index push` moved it to, whose items stay as they are.
+        backend: faiss (the default), flat or multi-index, which are exact; hnsw or ivf, which are not. An address is
+            searched exactly by its server; with hnsw, by the graph of PostgreSQL. So is `hardened_index`.
         host: address to listen at; 0.0.0.0 for other machines, then with `token_file`.
         port: to listen at; 0 for any that is free.
         checkpoint: of the model that the index was built with, if its folder has moved; or of one that was hardened
@@ -58,6 +64,7 @@ class ServeConfig(RunOptions):
     """
 
     index: str | Path
+    backend: str = BACKEND
     host: str = "127.0.0.1"
     port: int = 8000
     checkpoint: Path | None = None
@@ -74,6 +81,9 @@ class ServeConfig(RunOptions):
     request_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        for index in (self.index, self.hardened_index):
+            if index is not None:
+                check_backend(self.backend, index)
         if not 0 <= self.port <= 65535:
             raise ArgumentError(f"`port` is at least 0 and at most 65535; got {self.port}")
         if (self.hardened is None) != (self.hardened_index is None):
@@ -113,6 +123,8 @@ def serve(config: ServeConfig) -> None:
     )  # uvicorn takes its place, and raises the signal again when all is done
     try:
         if not config.quiet:
+            if service.engine.approximate:
+                _tell_approximate(config, service.engine)
             _tell(config, listener, items=len(service.engine.content), token=token is not None)
         _settle_memory()
         uvicorn.Server(options).run(sockets=[listener])
@@ -187,7 +199,7 @@ def _engine(
     from saat.serving.engine import SearchEngine
     from saat.serving.risk import load_assess
 
-    remote, content = _remote(str(index)) if is_address(index) else (None, read_index(Path(index)))
+    remote, content = _remote(str(index), config.backend) if is_address(index) else (None, read_index(Path(index)))
     encoders = load_encoders(checkpoint or Path(content.model.checkpoint), config.model, device=device)
     encoder = encoders.query
     content.model.check(encoder.key)
@@ -199,15 +211,16 @@ def _engine(
         crop_border=encoder.crop_border,
         read=read_item,
         threads=torch.get_num_threads(),
+        backend=config.backend,
         remote=remote,
         assess=None if detector is None else load_assess(detector, encoder.model, false_alarm_rate=rate),
     )
     return engine, encoders.items
 
 
-def _remote(address: str) -> tuple[RemoteIndex[Any], IndexContent]:
+def _remote(address: str, backend: str) -> tuple[RemoteIndex[Any], IndexContent]:
     """Return an index on a server, which stays open, and an excerpt of it."""
-    remote = open_remote(address)
+    remote = open_remote(address, approximate=backend == "hnsw")
     try:
         remote.check_complete()
         return remote, remote.excerpt(EXCERPT)
@@ -230,6 +243,17 @@ def _listen(host: str, port: int) -> socket.socket:
     # Connections inherit it. Without it the body of an answer waits until the client acknowledges the head, some 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _tell_approximate(config: ServeConfig, engine: SearchEngine) -> None:
+    """Say that items may be missing, and of a folder how many are found; a server could take minutes to tell."""
+    content, found = engine.content, "items may be missing"
+    if len(content) and not is_address(config.index):
+        drawn = np.random.default_rng(0).choice(len(content), min(TRIED, len(content)), replace=False)
+        exact = filled(BACKEND, content, threads=engine.threads)
+        recall = recall_at(engine.index, exact, content.packed[drawn], k=NEAREST)
+        found = f"it found {recall:.3f} of the {NEAREST} nearest to {len(drawn)} of the items"
+    print(f"{config.backend} is approximate: {found}", file=sys.stderr)
 
 
 def _tell(config: ServeConfig, listener: socket.socket, *, items: int, token: bool) -> None:

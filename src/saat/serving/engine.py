@@ -6,66 +6,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saat.bits import pack_codes
 from saat.data.collection import Content
-from saat.data.decoding import open_image, resize_image
-from saat.errors import ArgumentError, DataError
-from saat.hamming import sign_codes
+from saat.data.decoding import decode_image
+from saat.errors import ArgumentError, DataError, check_choice
 from saat.index.base import HammingIndex
-from saat.index.catalog import make_index
+from saat.index.catalog import BACKEND, INDEXES, make_index, nearest_within
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import compared, select_ids
-from saat.models.hash_model import HashModel, encode_logits
+from saat.models.hash_model import HashModel, encode_packed
 from saat.serving.hits import Answer, Hit, Item, Risk
+from saat.serving.query import Among, Query
 from saat.serving.risk import Assess
 from saat.serving.rows import hits_of, name_of, place_of, row_of, shown, without_folders
 
 KEPT = 4  # conditions whose items are kept as an index of their own
-
-
-@dataclass(frozen=True)
-class Among:
-    """The items that a search is among: all, or those of a condition. Replaced as a whole, never changed.
-
-    Args:
-        where: the condition, if there is one.
-        content: these items and others; codes and metadata of results are taken from here.
-        index: of these items, or of all where it takes conditions itself.
-    """
-
-    where: str | None
-    content: IndexContent = field(compare=False)
-    index: HammingIndex
-
-
-@dataclass(frozen=True)
-class Query:
-    """One search.
-
-    Args:
-        aim: an image, uint8 (3, S, S), or a packed code, uint8 (K/8,).
-        k: how many results.
-        among: the items of a condition, as `SearchEngine.among` found them; none for all.
-        seen: the image (3, S, S) of an item whose code is `aim`, for the detector.
-    """
-
-    aim: NDArray[np.uint8]
-    k: int
-    among: Among | None = None
-    seen: NDArray[np.uint8] | None = None
-
-    @property
-    def image(self) -> NDArray[np.uint8] | None:
-        """What a detector looks at, if there is any."""
-        return self.aim if self.aim.ndim == 3 else self.seen
 
 
 class SearchEngine:
@@ -78,6 +39,8 @@ class SearchEngine:
         crop_border: pixels cut off each side before resizing.
         read: an item's column `path` -> its image.
         threads: of one search in the index, at least 1.
+        backend: of `saat.index.catalog.INDEXES`. The items of a condition are always searched exactly: to make an
+            approximate index of them takes longer than it spares.
         remote: index on a server that is searched instead of `content`, which is an excerpt of it.
         assess: the detector of `model`, if there is one.
     """
@@ -91,6 +54,7 @@ class SearchEngine:
         read: Callable[[str], Content],
         crop_border: int = 0,
         threads: int = 1,
+        backend: str = BACKEND,
         remote: RemoteIndex[Any] | None = None,
         assess: Assess | None = None,
     ) -> None:
@@ -98,6 +62,8 @@ class SearchEngine:
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self.threads = threads
+        check_choice("backend", backend, INDEXES)
+        self.backend = backend
         self._crop_border, self._read, self._remote = crop_border, read, remote
         self._assess = assess
         self._lock = threading.Lock()
@@ -108,6 +74,16 @@ class SearchEngine:
     def content(self) -> IndexContent:
         """The items as they are now; of a server, an excerpt taken at the start, with the length of the whole."""
         return self._all.content
+
+    @property
+    def index(self) -> HammingIndex:
+        """What a search among all items is made in."""
+        return self._all.index
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a search among all items may miss some."""
+        return not INDEXES[self.backend].exact
 
     @property
     def has_detector(self) -> bool:
@@ -132,15 +108,11 @@ class SearchEngine:
         Raises:
             DataError: the content is damaged, too large, or no image.
         """
-        image = resize_image(open_image(content), size=self.image_size, crop_border=self._crop_border)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        return decode_image(content, size=self.image_size, crop_border=self._crop_border)
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the packed codes (B, K/8) of images, uint8 (B, 3, S, S)."""
-        if not len(images):
-            return np.empty((0, self.model.code_length // 8), np.uint8)
-        logits = encode_logits(self.model, torch.from_numpy(images), batch_size=len(images), quiet=True)
-        return pack_codes(sign_codes(logits).numpy())
+        return encode_packed(self.model, images)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Return the hits of each query, as `search`, with its risk."""
@@ -157,13 +129,7 @@ class SearchEngine:
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Return the hits of each query, by distance, then by id; images are encoded together."""
-        packed = np.empty((len(queries), self.model.code_length // 8), np.uint8)
-        images = [row for row, query in enumerate(queries) if query.aim.ndim == 3]
-        if images:
-            packed[images] = self.encode(np.stack([queries[row].aim for row in images]))
-        for row, query in enumerate(queries):
-            if query.aim.ndim == 1:
-                packed[row] = query.aim
+        packed = self._encoded(queries)
         hits: list[list[Hit]] = [[] for _ in queries]
         everything = self._all
         asked = [query.among or everything for query in queries]
@@ -173,6 +139,20 @@ class SearchEngine:
             for row, found in zip(rows, self._find(packed[rows], most, among), strict=True):
                 hits[row] = found[: queries[row].k]
         return hits
+
+    def within(self, query: Query, radius: int) -> tuple[list[Hit], int]:
+        """Return the nearest of all items within a radius of one query, `query.k` at most, and how many there are.
+
+        Args:
+            query: to search with.
+            radius: in bits, at least 0.
+
+        Raises:
+            ArgumentError: `radius` is below 0, or `backend` is not one of `saat.index.catalog.RADIUS_BACKENDS`.
+        """
+        packed, among = self._encoded([query]), query.among or self._all
+        result, count = nearest_within(among.index, packed, radius, k=query.k)
+        return hits_of(among.content, packed[0], result.ids[0], result.distances[0]), count
 
     def probe(self) -> None:
         """Raise `ServerError` unless the server of an index on one answers."""
@@ -263,6 +243,17 @@ class SearchEngine:
         places = np.sort(generator.choice(len(content), min(count, len(content)), replace=False))
         return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.rows(places)]
 
+    def _encoded(self, queries: Sequence[Query]) -> NDArray[np.uint8]:
+        """Return the packed codes (Q, K/8) of queries; images are encoded together."""
+        packed = np.empty((len(queries), self.model.code_length // 8), np.uint8)
+        images = [row for row, query in enumerate(queries) if query.aim.ndim == 3]
+        if images:
+            packed[images] = self.encode(np.stack([queries[row].aim for row in images]))
+        for row, query in enumerate(queries):
+            if query.aim.ndim == 1:
+                packed[row] = query.aim
+        return packed
+
     def _around(self, number: int) -> IndexContent:
         """Return items among which that of this id is, if there is one."""
         return self._all.content if self._remote is None else self._remote.items(np.array([number], np.int64))
@@ -270,7 +261,8 @@ class SearchEngine:
     def _select(self, content: IndexContent, where: str | None) -> Among:
         if self._remote is not None:
             return Among(where, content, self._remote)
-        index = make_index("faiss", self.model.code_length, threads=self.threads)
+        backend = BACKEND if self.approximate and where is not None else self.backend
+        index = make_index(backend, self.model.code_length, threads=self.threads)
         if where is None:
             index.add(content.packed, content.ids)
         else:
@@ -279,6 +271,7 @@ class SearchEngine:
                 table = without_folders(table)
             places = np.searchsorted(content.ids, select_ids(table, where))
             index.add(content.packed[places], content.ids[places])
+        index.search(content.packed[:1], 1)  # what is built at the first search is built here, in one thread
         return Among(where, content, index)
 
     def _keep(self, where: str, found: Future[Among]) -> None:

@@ -87,6 +87,7 @@ class About:
     version: str
     items: int
     code_length: int
+    approximate: bool
     image_size: int
     columns: dict[str, str]
     lab: bool

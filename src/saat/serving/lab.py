@@ -19,10 +19,11 @@ from saat.bits import packed_distances, unpack_codes
 from saat.codes.bank import CodeBank
 from saat.data.collection import Content
 from saat.errors import SaatError
-from saat.index.content import IndexContent
-from saat.serving.engine import Query, SearchEngine
+from saat.index.content import SEPARATOR, IndexContent
+from saat.serving.engine import SearchEngine
 from saat.serving.hits import Hit, Risk
 from saat.serving.pictures import data_url, magnified
+from saat.serving.query import Query
 from saat.types import CodeObjective
 
 MOST_EPSILON = 32 / 255
@@ -187,7 +188,7 @@ class _LabelBank:
         texts = content.metadata.column("label").to_pylist()
         rows = np.array([row for row, text in enumerate(texts) if isinstance(text, str) and text], np.int64)
         rows = rows[:: max(1, -(-len(rows) // BANK))]
-        sets = [str(texts[row]).split(", ") for row in rows]
+        sets = [str(texts[row]).split(SEPARATOR) for row in rows]
         names = sorted({name for members in sets for name in members})
         if not names or len(names) > CLASSES:
             return None
@@ -200,7 +201,7 @@ class _LabelBank:
 
     def known(self, label: object) -> str | None:
         """Return a label, or several joined by ", ", if every one is known; else none."""
-        return label if isinstance(label, str) and all(name in self.places for name in label.split(", ")) else None
+        return label if isinstance(label, str) and all(name in self.places for name in label.split(SEPARATOR)) else None
 
     def most_frequent(self, hits: Sequence[Hit]) -> str | None:
         """Return the known label that most hits have, the nearest of several; none without one."""
@@ -210,7 +211,7 @@ class _LabelBank:
     def labels_of(self, label: str) -> Tensor:
         """Return known labels as (1, C)."""
         labels = torch.zeros(1, len(self.places), device=self.bank.labels.device)
-        labels[0, [self.places[name] for name in label.split(", ")]] = 1
+        labels[0, [self.places[name] for name in label.split(SEPARATOR)]] = 1
         return labels
 
 

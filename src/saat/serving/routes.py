@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from saat import __version__
 from saat.data.collection import Content
 from saat.errors import DataError, ServerError
-from saat.serving.engine import Among, SearchEngine
-from saat.serving.engine import Query as Search
+from saat.serving.engine import SearchEngine
 from saat.serving.hits import About, Answer, Item
 from saat.serving.lab import MOST_EPSILON, MOST_STEPS, LabReport
 from saat.serving.pictures import thumbnail
+from saat.serving.query import Among
+from saat.serving.query import Query as Search
 from saat.serving.service import Service
 
 Found = TypeVar("Found")
@@ -210,6 +211,7 @@ async def about(service: Running) -> About:
         version=__version__,
         items=len(engine.content),
         code_length=engine.model.code_length,
+        approximate=engine.approximate,
         image_size=engine.image_size,
         columns=columns,
         lab=service.lab is not None,

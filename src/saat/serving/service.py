@@ -12,11 +12,12 @@ from typing import TypeVar
 from fastapi import FastAPI
 
 from saat.serving.batching import Batcher, QueueFull
-from saat.serving.engine import Query, SearchEngine
+from saat.serving.engine import SearchEngine
 from saat.serving.hits import Answer
 from saat.serving.lab import Lab
 from saat.serving.limits import Limits
 from saat.serving.measures import Measures
+from saat.serving.query import Query
 from saat.serving.readiness import Readiness
 from saat.serving.store import Store
 

@@ -270,7 +270,8 @@ async function begin() {
     $("about").textContent = error.status === 401 ? "" : error.message;
     return;
   }
-  $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes`;
+  const searched = about.approximate ? ", searched approximately" : "";
+  $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes${searched}`;
   $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
   $("risk").hidden = $("unaware").hidden = !about.detector;
   $("columns").textContent = `Columns: ${Object.keys(about.columns).join(", ")}`;

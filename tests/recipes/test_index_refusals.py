@@ -1,0 +1,50 @@
+"""What `saat index` and `saat search` refuse, and how they say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from saat.cli import main
+
+
+def test_another_model_is_refused(
+    built: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--data.train_size=20", "--data.query_size=5", "--data.database_size=20", "--fit.epochs=1"]
+    for name, bits in (("other", 32), ("longer", 48)):
+        train = ["train", f"--out={tmp_path / name}", "--backbone=resnet8", "--loss=csq", f"--code_length={bits}"]
+        assert main([*train, *small, "--quiet=true"]) == 0
+    before = (built / "manifest.json").read_bytes()
+    for name, message in (("other", "codes of one model"), ("longer", "here 32 bits; got 48")):
+        chosen = [f"--index={built}", f"--checkpoint={tmp_path / name}"]
+        assert main(["search", *chosen, f"--image={photos / 'plain.png'}"]) == 2
+        assert message in capsys.readouterr().err
+        assert main(["index", "add", *chosen, f"--images=[{photos}]"]) == 2
+        assert message in capsys.readouterr().err
+    assert (built / "manifest.json").read_bytes() == before
+
+
+def test_mistakes_get_an_answer(
+    built: Path, photos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    build_words = ["index", "build", f"--checkpoint={tiny}"]
+    for words, message in [
+        ([*build_words, f"--images=[{photos}]", f"--out={built}"], "saat index add makes it larger"),
+        ([*build_words, f"--images=[{tmp_path / 'no'}]", f"--out={tmp_path / 'x'}"], "found nothing at"),
+        ([*build_words, f"--images=[{tmp_path / 'empty'}]", f"--out={tmp_path / 'x'}"], "`images` holds images"),
+        ([*build_words, f"--images=[{photos / 'broken.jpg'}]", f"--out={tmp_path / 'x'}"], "all 1 failed"),
+        (["index", "info", f"--index={tmp_path}"], "found no manifest.json"),
+        (["index", "verify", f"--index={tmp_path}"], "found no manifest.json"),
+        (["index", "frobnicate"], "no command 'index frobnicate'"),
+        (["index"], "no command 'index'"),
+        (["search", f"--index={built}", f"--image={photos / 'no.png'}"], "No such file"),
+        (["search", f"--index={built}", f"--image={photos / 'broken.jpg'}"], "broken.jpg: not an image"),
+        (["search", f"--index={built}", "--image=x", "--backend=fais"], "did you mean 'faiss'"),
+    ]:
+        assert main(words) == 2
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert "Traceback" not in printed

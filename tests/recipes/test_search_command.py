@@ -1,0 +1,132 @@
+"""`saat search` in a folder, on real images and a small trained network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saat.cli import main
+from saat.errors import ArgumentError
+from saat.index.catalog import INDEXES
+from saat.recipes.search import SearchConfig, search
+
+COUNT = 40  # garments in folders, of the fixture `photos`
+
+
+@pytest.mark.parametrize("backend", INDEXES)
+def test_search_finds_the_image_itself(backend: str, built: Path, photos: Path) -> None:
+    image = photos / "Bag" / "more" / "08.png"
+    hits = search(SearchConfig(index=built, image=image, k=50, backend=backend, quiet=True))
+    zero = [hit["path"] for hit in hits if hit["distance"] == 0]
+    assert str(image) in zero
+    pairs = [(hit["distance"], hit["id"]) for hit in hits]
+    assert pairs == sorted(pairs)
+    assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
+    if INDEXES[backend].exact:
+        assert len(hits) == COUNT + 1
+        assert pairs == [
+            (hit["distance"], hit["id"])
+            for hit in search(SearchConfig(index=built, image=image, k=COUNT + 1, backend="flat", quiet=True))
+        ]
+
+
+def test_where_searches_among_the_items_it_names(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    image = photos / "Bag" / "more" / "08.png"
+    words = ["search", f"--index={built}", f"--image={image}", "--k=3", "--format=json"]
+    assert main([*words, "--where=label == 'Coat' or label == 'Dress'"]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert len(hits) == 3
+    assert {hit["label"] for hit in hits} <= {"Coat", "Dress"}
+    assert main([*words, "--where=label == 'Fish'"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main([*words, "--where=lable == 'Coat'"]) == 2
+    assert "did you mean 'label'" in capsys.readouterr().err
+
+
+def test_a_sheet_shows_query_and_results(built: Path, photos: Path, tmp_path: Path) -> None:
+    """Of 7 results, with the query 8 tiles, 6 stand in the first row; the tile of the query is the image itself."""
+    sheet = tmp_path / "sheet.png"
+    image = photos / "Bag" / "more" / "08.png"
+    search(SearchConfig(index=built, image=image, k=7, format="sheet", out=sheet, quiet=True))
+    with Image.open(sheet) as picture:
+        assert picture.size == (12 + 6 * 172, 12 + 2 * 208)
+        tile = np.asarray(picture.crop((12, 12, 172, 172)))
+    with Image.open(image) as picture:
+        wanted = np.asarray(picture.resize((160, 160), Image.Resampling.LANCZOS))
+    assert np.abs(tile.astype(int) - wanted).max() <= 1
+    with pytest.raises(ArgumentError, match="`out` is the PNG file"):
+        SearchConfig(index=built, image=image, format="sheet")
+
+
+def test_an_approximate_search_says_its_recall(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", f"--index={built}", f"--image={photos / 'plain.png'}", "--format=json"]
+    assert main([*words, "--backend=hnsw"]) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == 10
+    assert "hnsw is approximate: it found 1.000 of the nearest" in printed.err
+    assert main([*words, "--backend=multi-index"]) == 0
+    assert "approximate" not in capsys.readouterr().err
+
+
+def test_a_table_is_printed(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", f"--index={built}", f"--image={photos / 'plain.png'}", "--k=2"]) == 0
+    assert "distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backend", [None, "flat", "multi-index"])
+def test_a_radius_gives_all_items_within_it_and_their_number(
+    backend: str | None, built: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nearest of all, cut where the distance is above the radius, are what there is to find."""
+    image = photos / "Bag" / "more" / "08.png"
+    everything = search(SearchConfig(index=built, image=image, k=COUNT + 1, quiet=True))
+    radius = everything[COUNT // 2]["distance"]
+    wanted = [hit for hit in everything if hit["distance"] <= radius]
+    assert 3 < len(wanted) < len(everything)
+    config = SearchConfig(index=built, image=image, radius=radius, backend=backend, format="json")
+    capsys.readouterr()
+    assert search(config) == wanted
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == wanted
+    assert printed.err == f"{len(wanted)} of {COUNT + 1} items within {radius} bits\n"
+    assert search(replace(config, k=3)) == wanted[:3]
+    err = capsys.readouterr().err
+    assert err == f"{len(wanted)} of {COUNT + 1} items within {radius} bits; the nearest 3 follow, -k gives more\n"
+
+
+def test_a_radius_goes_with_a_condition_a_table_and_a_sheet(
+    built: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", str(built), str(photos / "plain.png"), "--radius", "32"]
+    capsys.readouterr()
+    assert main([*words, "--where", "label == 'Coat'"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "4 of 4 items within 32 bits\n"
+    assert printed.out.count("│ Coat ") == 4
+    assert main([*words, "--where", "label == 'Fish'"]) == 0
+    assert "0 of 0 items" in (printed := capsys.readouterr()).err
+    assert f"no item of {built} is found" in printed.out
+    assert main([*words, "-k", "7", "--format", "sheet", "--out", str(tmp_path / "sheet.png")]) == 0
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.size == (12 + 6 * 172, 12 + 2 * 208)  # the query and 7 results
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "faiss"}, "`radius` is for `backend` flat or multi-index; got 'faiss'"),
+        ({"index": "milvus://host/photos"}, "`radius` is for the folder of an index"),
+        ({"radius": -1}, "`radius` is at least 0; got -1"),
+        ({"k": 0}, "`k` is at least 1; got 0"),
+    ],
+)
+def test_a_radius_that_cannot_be_searched_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        SearchConfig(**{"index": "index", "image": Path("a.jpg"), "radius": 2} | options)
