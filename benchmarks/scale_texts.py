@@ -139,10 +139,10 @@ uniform codes, where nothing is near, both structures find least. Measure with y
 STEPS = """\
 ## What to change
 
-`saat serve` searches exactly, by `faiss`, whatever the size. The other structures are for use from Python, by
-`saat.index.catalog.make_index`, where one is built once and searched often: on a folder,
-`saat search --backend` builds it anew at each call, which takes longer than the search that it spares. saat has
-no program that merges the answers of several services: a client does it, by (distance, id).
+`saat serve` searches exactly, by `faiss`, whatever the size, unless `--backend` names another structure. It builds
+that when it starts, as `saat.index.catalog.make_index` does in Python; on a folder, `saat search --backend` builds it
+anew at each call, which takes longer than the search that it spares. saat has no program that merges the answers of
+several services: a client does it, by (distance, id).
 
 | images | what to do |
 |---:|---|
@@ -150,11 +150,11 @@ no program that merges the answers of several services: a client does it, by (di
 | 10^7 | Add images in bulk, by `saat index add`, for each change writes every file. At 32 bits many items share \
 a code and come in order of id: take 64. Wide metadata go to a server: `saat index push`. |
 | 10^8 | One query alone takes long enough to be felt. Parts on several machines, a service each; or Milvus as a \
-cluster, which divides a collection by itself.{servers_8} From Python: for radii of a few bits, `multi-index`, if \
-your codes are not so clustered that a ball holds much of the database; where some loss is allowed, `ivf` or \
-`hnsw`.{structures_8} |
+cluster, which divides a collection by itself.{servers_8} For radii of a few bits, `multi-index` from Python, if your \
+codes are not so clustered that a ball holds much of the database; where some loss is allowed, `saat serve --backend` \
+with `ivf` or `hnsw`.{structures_8} |
 | 10^9 | Parts of 10^8.{servers_9} A part cannot be rewritten for each change: keep new items in a small one, and \
-build the others anew at night. With `ivf` or `hnsw`, from Python, measure recall on a sample: \
+build the others anew at night. With `ivf` or `hnsw`, measure recall on your own queries: \
 `saat.index.recall.recall_at`.{structures_9} |
 
 Robustness does not grow with N. The more images, the more of them lie within any distance of a query, attacked or not:
