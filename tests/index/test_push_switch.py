@@ -114,6 +114,19 @@ def test_readers_have_the_state_before_until_a_push_ends(place: str, scheme: str
         check_holds(reader, before)
 
 
+def test_an_index_that_may_be_the_same_is_compared_first(place: str, scheme: str) -> None:
+    before, _ = states()
+    with open_remote(place) as remote:
+        assert list(steps_of(before, remote)) == [Step("compare", count, 0, 0) for count in (40, 40, 20, 0)]
+        steps = list(steps_of(before.without(np.array([99])), remote))
+        check_holds(remote, before.without(np.array([99])))
+    assert [step.items for step in steps if step.action == "compare"] == [40, 40, 19]
+    pushed = [(step.items, step.written, step.removed) for step in steps if step.action == "push"]
+    new = scheme == "milvus"  # where the collection that is not searched was empty
+    assert pushed == [(40, 40 * new, 0), (40, 40 * new, 0), (19, 19 * new, 0), (0, 0, 1 - new)]
+    assert [step.action for step in steps] == ["compare"] * 3 + ["push"] * 4
+
+
 def test_a_push_that_stops_leaves_the_state_before(place: str) -> None:
     before, after = states()
     with open_remote(place) as remote:

@@ -131,7 +131,7 @@ class MilvusIndex(RemoteIndex[str]):
         self._put_manifest(self.code_length, text)
 
     def _put_manifest(self, code_length: int, text: str) -> None:
-        self._put([Stored(MANIFEST_ID, bytes(code_length // 8), {"manifest": text})], [""])
+        self._put([Stored(MANIFEST_ID, bytes(code_length // 8), {"manifest": text})])
 
     def _read_manifest(self) -> RemoteManifest | None:
         if not self._server.has(self.address.name):
@@ -143,11 +143,8 @@ class MilvusIndex(RemoteIndex[str]):
         rows = self._query(f"id == {MANIFEST_ID}", ["metadata"])
         return RemoteManifest.read(_row(rows[0])["manifest"], self.address) if rows else None
 
-    def _put(self, items: Sequence[Stored], digests: Sequence[str]) -> None:
-        rows = [
-            {"id": item.id, "code": item.code, "digest": digest, "metadata": item.row}
-            for item, digest in zip(items, digests, strict=True)
-        ]
+    def _put(self, items: Sequence[Stored]) -> None:
+        rows = [{"id": item.id, "code": item.code, "digest": item.digest, "metadata": item.row} for item in items]
         self._server.ask("upsert", self._name, rows)
 
     def _delete(self, ids: list[int]) -> None:

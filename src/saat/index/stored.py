@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from saat.errors import DataError
 from saat.index.address import Address
 from saat.index.content import IndexContent, ModelKey
-from saat.index.rows import Row
+from saat.index.rows import Row, digest_of
 
 FORMAT = 1
 Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]  # distances and ids
@@ -77,6 +78,11 @@ class Stored:
     id: int
     code: bytes
     row: Row
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells it from another state of itself."""
+        return digest_of(self.code, self.row)
 
 
 @dataclass(frozen=True)
