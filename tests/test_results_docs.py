@@ -37,16 +37,13 @@ def test_what_is_not_equal_is_counted_from_the_rows(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("module", ["make_results"], indirect=True)
-def test_suites_that_only_the_defenses_ran_are_rows_of_plain_models(module: ModuleType) -> None:
-    def run(defense: str, seed: int) -> dict[str, Any]:
-        found = {"worst_case_map": 0.05, "chance_map": 0.1, "flags": []}
-        return {"dataset": "made-up", "defense": defense, "seed": seed} | found
+def test_only_the_same_model_is_compared_between_judges(module: ModuleType) -> None:
+    def judged(seed: int, clean: float, worst: float) -> dict[str, Any]:
+        return {"dataset": "made-up", "defense": "saat", "seed": seed, "clean_map": clean, "worst_case_map": worst}
 
-    runs = [run("undefended", 0), run("undefended", 1), run("saat", 1)]
-    (found,) = module.suites_of_defenses(runs, [row("suite standard", 5000), row("pgd", 5000, seed=1)])
-    assert (found["model"], found["seed"], found["attack"], found["map"]) == ("plain", 1, "suite standard", 0.05)
-    assert set(found) <= set(module.ROW_KEYS)
-    assert {"t_map_clean", "t_map_attacked"} <= set(module.ROW_KEYS)
+    then = [judged(0, 0.5, 0.25), judged(1, 0.5, 0.25), judged(2, 0.5, 0.25)]
+    now = [judged(0, 0.625, 0.125), judged(1, 0.5, 0.125)]
+    assert module.judged_twice(then, now) == [0.125]
 
 
 def test_a_row_of_attacks_has_a_key_of_its_own() -> None:
