@@ -1,4 +1,4 @@
-"""What `benchmarks/make_results.py` says of attacks at equal evaluations comes from their rows."""
+"""Rows of attacks at equal evaluations: how they come about, and that what docs/results.md says of them is in them."""
 
 from __future__ import annotations
 
@@ -61,3 +61,13 @@ def test_searches_that_look_around_keep_the_budget(module: ModuleType, evaluatio
     for search, looks in (("vmi", lambda s, n: (s - 1) * (n + 1) + 2), ("nes", lambda s, n: s * (2 * n + 1) + 1)):
         found = module.equal_settings({"search": search}, evaluations, 1)
         assert evaluations <= looks(found["steps"], found["samples"]) <= evaluations + 2
+
+
+@pytest.mark.parametrize("module", ["bench_protocol"], indirect=True)
+def test_rows_that_stay_keep_their_commit_and_their_budget(module: ModuleType) -> None:
+    rows = [row("pgd", 5000), row("apgd", 5000, commit="first"), row("nes", 5000)]
+    earlier = {"commit": "second", "evaluations_an_image": 50, "rows": rows}
+    found = [(kept["attack"], kept["commit"]) for kept in module.kept_rows(earlier, ["nes"], 50)]
+    assert found == [("pgd", "second"), ("apgd", "first")]
+    with pytest.raises(SystemExit, match="got 20, beside rows of 50"):
+        module.kept_rows(earlier, ["nes"], 20)
