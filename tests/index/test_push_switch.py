@@ -22,6 +22,8 @@ from saat.index.flat import FlatIndex
 from saat.index.push import Step, push
 from saat.index.remote import RemoteIndex
 from saat.index.storage import create_index, read_index, read_manifest, update_index
+from saat.recipes.push import PushConfig
+from saat.recipes.push import push as push_command
 
 MODEL = ModelKey("c" * 32, 24)
 BATCH = 40
@@ -45,7 +47,10 @@ push(PushConfig(index=Path(folder), to=place, batch_size=40, quiet=True))
 """
 # In the order of a push of `after` on `before`; of each, before which one of its kind the kill falls.
 REQUESTS = {
-    "milvus": [("create_collection", 1), ("upsert", 1), ("upsert", 3), ("alter_alias", 1), ("release_collection", 1)],
+    "milvus": [
+        *(("create_collection", 1), ("create_index", 1), ("upsert", 1), ("upsert", 3)),
+        *(("alter_alias", 1), ("release_collection", 1)),
+    ],
     "postgresql": [("FOR UPDATE", 1), ("DELETE", 1), ("INSERT INTO {table}", 1), ("INSERT INTO saat_manifests", 2)],
 }
 
@@ -186,6 +191,18 @@ def test_a_kill_before_any_request_leaves_one_state(scheme: str, address: Addres
             check_holds(reader, after if request == "release_collection" else before)
             push_folder(place)
             check_holds(reader, after)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("request_", ["create_index", "create_alias"])
+def test_a_first_push_goes_on_after_a_kill(request_: str, address: Addresses, tmp_path: Path) -> None:
+    place, (before, _) = address("milvus"), states()
+    create_index(tmp_path, before)
+    words = [sys.executable, "-c", KILLED, str(tmp_path), place, request_, "1"]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    push_command(PushConfig(index=tmp_path, to=place, batch_size=BATCH, quiet=True))
+    with open_remote(place) as reader:
+        check_holds(reader, before)
 
 
 @pytest.mark.servers

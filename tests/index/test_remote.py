@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -166,16 +164,12 @@ def test_a_push_cut_off_is_refused_then_goes_on(scheme: str, address: Addresses)
     remote.close()
 
 
-def test_a_manifest_older_than_identities_is_known_by_its_time() -> None:
+def test_a_manifest_is_read_as_it_was_written() -> None:
     address = parse_address("postgresql:///photos")
     written = RemoteManifest(
         MODEL, "0123abcd", "2025-01-01T00:00:00+00:00", 7, content().metadata.schema, complete=True
     )
     assert RemoteManifest.read(written.text(), address) == written
-    values = json.loads(written.text())
-    del values["identity"]
-    old = RemoteManifest.read(json.dumps(values), address)
-    assert old == replace(written, identity=written.created)
 
 
 @pytest.mark.parametrize("where", CONDITIONS)

@@ -26,8 +26,7 @@ class RemoteManifest:
 
     Args:
         model: whose codes these are.
-        identity: of the folder that was pushed; tells it from other folders. In a manifest older than identities it is
-            `created`, as in the folder.
+        identity: of the folder that was pushed; tells it from other folders.
         created: when that folder was made.
         next_id: above every id that was ever given.
         schema: of the metadata, `id` first.
@@ -59,7 +58,6 @@ class RemoteManifest:
             if values.pop("format") != FORMAT:
                 raise DataError(f"{address} has the format of a later saat")
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values.pop("schema"))))
-            values.setdefault("identity", values["created"])
             return cls(model=ModelKey(**values.pop("model")), schema=schema, **values)
         except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
             raise DataError(f"{address} is damaged: {error}") from error
