@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from every_attack import SAMPLING_STEPS
-from markdown_tables import markdown, spread
+from markdown_tables import markdown, paragraph, spread
 
 EQUAL_NOTE = """\
 MAP, tie-aware. Each attack shows the model an image as often as the others, or as near as its steps allow; a gradient
@@ -71,10 +71,11 @@ def protocol_tables(results: Sequence[dict[str, Any]]) -> list[str]:
         times = ", ".join(f"{name} {value} s" for name, value in seconds.items())
         seeds = ", ".join(str(result["rows"][0]["seed"]) for result in mine)
         parts.append(f"## {dataset}\n\n{markdown(columns, table, text_columns=3)}\n")
-        parts.append(
+        text = (
             f"Seeds {seeds}; {sizes}; chance MAP {chance}. Training: {times}, on {machine['cores']} cores that "
-            f"other work had a share in. {beyond_the_paper(mine)}\n"
+            f"other work had a share in. {beyond_the_paper(mine)}"
         )
+        parts.append(paragraph(text) + "\n")
     return parts
 
 
@@ -134,10 +135,11 @@ def equal_note(
         equal = [count for count in counts.values() if budget <= count <= budget + SLACK]
         others = ", ".join(f"`{name}` {count}" for name, count in counts.items() if count not in equal)
         trained = max(1, budget * queries // train) * train
-        looks.append(
+        text = (
             f"- {dataset}: {min(equal)} to {max(equal)} times, but {others}. Training: "
             f"{trained:,} images, {trained // queries} for each query."
         )
+        looks.append(paragraph(text, hanging="  "))
     return EQUAL_NOTE.format(looks="\n".join(looks), steps=SAMPLING_STEPS)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from attack_tables import equal_table, protocol_tables
 from defense_tables import ablation_table, certified_table, curve_table, defense_tables, threat_tables
+from markdown_tables import paragraph
 from published_tables import published_sections
 
 from saat.runtime import write_text
@@ -132,6 +133,7 @@ def main() -> None:
     judged = defenses_of_protocols(results)
     taken = judged_twice(defended, judged)
     introduction = INTRODUCTION.format(count=len(taken), most=max(taken))
+    introduction = "\n\n".join(map(paragraph, introduction.strip().split("\n\n"))) + "\n"
     known = {(row["dataset"], row["defense"], row["seed"]) for row in judged}
     defended = [row for row in defended if (row["dataset"], row["defense"], row["seed"]) not in known] + judged
     write_text(RESULTS / "defenses.json", json.dumps({"rows": defended}, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""Tables for pages of results."""
+"""Tables and paragraphs for pages of results."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 
@@ -19,3 +20,8 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_colu
     """Return a Markdown table; columns after the first `text_columns` stand to the right."""
     rule = "|---" * text_columns + "|---:" * (len(columns) - text_columns) + "|"
     return "\n".join(["| " + " | ".join(columns) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def paragraph(text: str, *, hanging: str = "") -> str:
+    """Return a text in lines of at most 120 characters; those after the first begin with `hanging`."""
+    return textwrap.fill(text, 120, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
