@@ -205,13 +205,12 @@ def main() -> int:
     rounds = QUICK if options.quick else options.rounds
     known = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
     found = {run["server"]: run for run in known}  # kept, so that servers can be tried one after the other
-    found |= {server: measure(server, rounds, options.seed) for server in servers}
+    found |= {server: measure(server, rounds, options.seed) | {"commit": commit()} for server in servers}
     runs = [found[server] for server in PACKAGES if server in found]
     headline = {name: sum(run.get(name, 0) for run in runs) for name in ("rounds", *OF_FOLDERS, *OF_ADDRESSES)}
     result = headline | {
         "machine": {"processor": platform.machine(), "cores": available_cores()},
         "versions": versions() | {"numpy": np.__version__},
-        "commit": commit(),
         "seed": options.seed,
         "runs": runs,
     }
