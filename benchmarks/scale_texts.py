@@ -79,15 +79,17 @@ KILLS = """\
 ## Kills
 
 A process that builds, changes and pushes indexes was killed by SIGKILL at random moments. Counted are acknowledged
-changes that were lost, folders that `verify` found damaged, addresses that passed for whole and were not, and those
-that differed from their folder, or were searched otherwise, after the next push. So were `saat index build`, `add` and
-`remove` on image files, each then given again, which had to end where it would have (`benchmarks/fault_index.py`).
+changes that were lost, folders that `verify` found damaged, addresses that passed for whole and held a mixture or an
+older state, those that had been whole and were seen as a part, and those that differed from their folder, or were
+searched otherwise, after the next push. So were `saat index build`, `add` and `remove` on image files, each then given
+again, which had to end where it would have (`benchmarks/fault_index.py`).
 
 {table}
 
 A round is a process, and SIGKILL at a random moment. "In a write" and "in a push" are the kills between the process's
-word that it begins one and its word that it is done. `saat index` itself says no such words: there "in a write" are the
-kills that met the command running, some of them before it wrote anything; in the other rounds it had ended already.
+word that it begins one and its word that it is done; "of a whole index" are those in a push to an address whose first
+push was done, which is one switch. `saat index` itself says no such words: there "in a write" are the kills that met
+the command running, some of them before it wrote anything; in the other rounds it had ended already.
 """
 SERVERS = """\
 ## On a server

@@ -1,4 +1,4 @@
-"""What `benchmarks/make_results.py` says of attacks at equal evaluations comes from their rows."""
+"""Rows of attacks at equal evaluations: how they come about, and that what docs/results.md says of them is in them."""
 
 from __future__ import annotations
 
@@ -37,16 +37,13 @@ def test_what_is_not_equal_is_counted_from_the_rows(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("module", ["make_results"], indirect=True)
-def test_suites_that_only_the_defenses_ran_are_rows_of_plain_models(module: ModuleType) -> None:
-    def run(defense: str, seed: int) -> dict[str, Any]:
-        found = {"worst_case_map": 0.05, "chance_map": 0.1, "flags": []}
-        return {"dataset": "made-up", "defense": defense, "seed": seed} | found
+def test_only_the_same_model_is_compared_between_judges(module: ModuleType) -> None:
+    def judged(seed: int, clean: float, worst: float) -> dict[str, Any]:
+        return {"dataset": "made-up", "defense": "saat", "seed": seed, "clean_map": clean, "worst_case_map": worst}
 
-    runs = [run("undefended", 0), run("undefended", 1), run("saat", 1)]
-    (found,) = module.suites_of_defenses(runs, [row("suite standard", 5000), row("pgd", 5000, seed=1)])
-    assert (found["model"], found["seed"], found["attack"], found["map"]) == ("plain", 1, "suite standard", 0.05)
-    assert set(found) <= set(module.ROW_KEYS)
-    assert {"t_map_clean", "t_map_attacked"} <= set(module.ROW_KEYS)
+    then = [judged(0, 0.5, 0.25), judged(1, 0.5, 0.25), judged(2, 0.5, 0.25)]
+    now = [judged(0, 0.625, 0.125), judged(1, 0.5, 0.125)]
+    assert module.judged_twice(then, now) == [0.125]
 
 
 def test_a_row_of_attacks_has_a_key_of_its_own() -> None:
@@ -64,3 +61,13 @@ def test_searches_that_look_around_keep_the_budget(module: ModuleType, evaluatio
     for search, looks in (("vmi", lambda s, n: (s - 1) * (n + 1) + 2), ("nes", lambda s, n: s * (2 * n + 1) + 1)):
         found = module.equal_settings({"search": search}, evaluations, 1)
         assert evaluations <= looks(found["steps"], found["samples"]) <= evaluations + 2
+
+
+@pytest.mark.parametrize("module", ["bench_protocol"], indirect=True)
+def test_rows_that_stay_keep_their_commit_and_their_budget(module: ModuleType) -> None:
+    rows = [row("pgd", 5000), row("apgd", 5000, commit="first"), row("nes", 5000)]
+    earlier = {"commit": "second", "evaluations_an_image": 50, "rows": rows}
+    found = [(kept["attack"], kept["commit"]) for kept in module.kept_rows(earlier, ["nes"], 50)]
+    assert found == [("pgd", "second"), ("apgd", "first")]
+    with pytest.raises(SystemExit, match="got 20, beside rows of 50"):
+        module.kept_rows(earlier, ["nes"], 20)

@@ -96,6 +96,9 @@ def test_options_reach_the_search():
         assert isinstance(nes, NesAttack)
         assert isinstance(vmi, TransferPGD)
         assert (nes.samples, vmi.variance_samples, vmi.kernel_size) == (directions, neighbors, 15)
+    plain = make_search("mi", options(samples=2))
+    assert isinstance(plain, TransferPGD)
+    assert plain.variance_samples == 0  # a search that does not look around stays the search that was asked for
 
 
 def test_every_name_makes_its_goal(monkeypatch):

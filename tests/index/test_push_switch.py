@@ -22,6 +22,8 @@ from saat.index.flat import FlatIndex
 from saat.index.push import Step, push
 from saat.index.remote import RemoteIndex
 from saat.index.storage import create_index, read_index, read_manifest, update_index
+from saat.recipes.push import PushConfig
+from saat.recipes.push import push as push_command
 
 MODEL = ModelKey("c" * 32, 24)
 BATCH = 40
@@ -45,7 +47,10 @@ push(PushConfig(index=Path(folder), to=place, batch_size=40, quiet=True))
 """
 # In the order of a push of `after` on `before`; of each, before which one of its kind the kill falls.
 REQUESTS = {
-    "milvus": [("create_collection", 1), ("upsert", 1), ("upsert", 3), ("alter_alias", 1), ("release_collection", 1)],
+    "milvus": [
+        *(("create_collection", 1), ("create_index", 1), ("upsert", 1), ("upsert", 3)),
+        *(("alter_alias", 1), ("release_collection", 1)),
+    ],
     "postgresql": [("FOR UPDATE", 1), ("DELETE", 1), ("INSERT INTO {table}", 1), ("INSERT INTO saat_manifests", 2)],
 }
 
@@ -114,6 +119,19 @@ def test_readers_have_the_state_before_until_a_push_ends(place: str, scheme: str
         check_holds(reader, before)
 
 
+def test_an_index_that_may_be_the_same_is_compared_first(place: str, scheme: str) -> None:
+    before, _ = states()
+    with open_remote(place) as remote:
+        assert list(steps_of(before, remote)) == [Step("compare", count, 0, 0) for count in (40, 40, 20, 0)]
+        steps = list(steps_of(before.without(np.array([99])), remote))
+        check_holds(remote, before.without(np.array([99])))
+    assert [step.items for step in steps if step.action == "compare"] == [40, 40, 19]
+    pushed = [(step.items, step.written, step.removed) for step in steps if step.action == "push"]
+    new = scheme == "milvus"  # where the collection that is not searched was empty
+    assert pushed == [(40, 40 * new, 0), (40, 40 * new, 0), (19, 19 * new, 0), (0, 0, 1 - new)]
+    assert [step.action for step in steps] == ["compare"] * 3 + ["push"] * 4
+
+
 def test_a_push_that_stops_leaves_the_state_before(place: str) -> None:
     before, after = states()
     with open_remote(place) as remote:
@@ -173,6 +191,18 @@ def test_a_kill_before_any_request_leaves_one_state(scheme: str, address: Addres
             check_holds(reader, after if request == "release_collection" else before)
             push_folder(place)
             check_holds(reader, after)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("request_", ["create_index", "create_alias"])
+def test_a_first_push_goes_on_after_a_kill(request_: str, address: Addresses, tmp_path: Path) -> None:
+    place, (before, _) = address("milvus"), states()
+    create_index(tmp_path, before)
+    words = [sys.executable, "-c", KILLED, str(tmp_path), place, request_, "1"]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    push_command(PushConfig(index=tmp_path, to=place, batch_size=BATCH, quiet=True))
+    with open_remote(place) as reader:
+        check_holds(reader, before)
 
 
 @pytest.mark.servers

@@ -62,19 +62,6 @@ def test_two_indexes_of_one_second_have_two_identities_and_keep_them(
     assert read_manifest(tmp_path / "a").identity == first.identity
 
 
-def test_an_index_older_than_identities_is_known_by_its_time(tmp_path: Path) -> None:
-    created = create_index(tmp_path, three_items()).created
-    path = tmp_path / "manifest.json"
-    values = json.loads(path.read_text())
-    del values["identity"], values["checksum"]
-    checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps(values | {"checksum": checksum}))
-    assert verify_index(tmp_path) == ()
-    assert read_manifest(tmp_path).identity == created
-    update_index(tmp_path, add_one)
-    assert read_manifest(tmp_path).identity == json.loads(path.read_text())["identity"] == created
-
-
 def test_ids_are_never_used_again(tmp_path: Path) -> None:
     create_index(tmp_path, three_items())
     update_index(tmp_path, lambda content: content.without(np.array([1, 2, 77])))

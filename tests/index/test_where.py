@@ -105,6 +105,7 @@ def test_a_server_is_asked_for_more_where_it_cannot_say_has() -> None:
         ("id == 1; id == 2", "wrong at '; id == 2'"),
         ("id == 12cats", "wrong at '12cats'"),
         ("(" * 1000, "wrong at '\\('"),
+        ("label == '\udce9'", r"`where` is UTF-8 text; got .*udce9"),  # a byte of a command line in Latin-1
     ],
 )
 def test_refuses(where: str, message: str) -> None:

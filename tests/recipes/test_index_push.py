@@ -118,12 +118,12 @@ import os, signal, sys
 from saat.cli import main
 from saat.index.remote import RemoteIndex
 real, calls = RemoteIndex.put, []
-def put(remote, packed, metadata):
+def put(remote, items):
     calls.append(1)
     if len(calls) == 3:
-        real(remote, packed[:3], metadata.slice(0, 3))
+        real(remote, items[:3])
         os.kill(os.getpid(), signal.SIGKILL)
-    real(remote, packed, metadata)
+    real(remote, items)
 RemoteIndex.put = put
 main(sys.argv[1:])
 """

@@ -153,7 +153,7 @@ def _everywhere(name: str, threat: Threat) -> ThreatModel:
 
 def _transfer(rule: str, options: SearchOptions) -> Attack:
     rules = joined_rules(rule)
-    if options.samples is not None:
+    if options.samples is not None and "variance_samples" in rules:
         rules["variance_samples"] = options.samples
     return TransferPGD(
         _everywhere(rule, options.threat),

@@ -63,7 +63,7 @@ class MilvusIndex(RemoteIndex[str]):
         return self._collection or self._server.collection_of(self.address.name)
 
     def __len__(self) -> int:
-        return self._count("id >= 0")
+        return self._of_one_state(lambda state: state._count("id >= 0"))
 
     def digests(self, low: int, high: int | None) -> dict[int, str]:
         """Return id and digest of the items with low <= id < high; no `high`, no end."""
@@ -81,10 +81,10 @@ class MilvusIndex(RemoteIndex[str]):
     def _switched(self) -> Iterator[None]:
         before, alias = self._name, self.address.name
         if before == alias:
-            raise DataError(f"{self.address} was made by an earlier saat; push to another name")
+            raise DataError(f"{self.address} is a collection and no alias of one; push to another name")
         (after,) = {alias + end for end in ENDS} - {before}
         if self._server.has(after):
-            self._server.load(after)
+            self._server.finish(after)
         else:
             self._server.make(after, self.code_length)
         self._collection = after
@@ -122,7 +122,7 @@ class MilvusIndex(RemoteIndex[str]):
             self._collection = None
 
     def _drop_empty(self) -> None:
-        self._server.load(self._name)
+        self._server.finish(self._name)
         if self._count("id >= 0"):
             raise DataError(f"{self.address} needs the name {self._name}, of a collection that has items and no alias")
         self._server.ask("drop_collection", self._name)
@@ -131,7 +131,7 @@ class MilvusIndex(RemoteIndex[str]):
         self._put_manifest(self.code_length, text)
 
     def _put_manifest(self, code_length: int, text: str) -> None:
-        self._put([Stored(MANIFEST_ID, bytes(code_length // 8), {"manifest": text})], [""])
+        self._put([Stored(MANIFEST_ID, bytes(code_length // 8), {"manifest": text})])
 
     def _read_manifest(self) -> RemoteManifest | None:
         if not self._server.has(self.address.name):
@@ -143,11 +143,8 @@ class MilvusIndex(RemoteIndex[str]):
         rows = self._query(f"id == {MANIFEST_ID}", ["metadata"])
         return RemoteManifest.read(_row(rows[0])["manifest"], self.address) if rows else None
 
-    def _put(self, items: Sequence[Stored], digests: Sequence[str]) -> None:
-        rows = [
-            {"id": item.id, "code": item.code, "digest": digest, "metadata": item.row}
-            for item, digest in zip(items, digests, strict=True)
-        ]
+    def _put(self, items: Sequence[Stored]) -> None:
+        rows = [{"id": item.id, "code": item.code, "digest": item.digest, "metadata": item.row} for item in items]
         self._server.ask("upsert", self._name, rows)
 
     def _delete(self, ids: list[int]) -> None:

@@ -64,9 +64,21 @@ class MilvusServer:
         schema.add_field("code", kinds.BINARY_VECTOR, dim=code_length)
         schema.add_field("digest", kinds.VARCHAR, max_length=32)
         schema.add_field("metadata", kinds.JSON)
-        flat = self._client.prepare_index_params()
-        flat.add_index("code", index_type="BIN_FLAT", metric_type="HAMMING")
-        self.ask("create_collection", name, schema=schema, index_params=flat, consistency_level="Strong")
+        self.ask("create_collection", name, schema=schema, consistency_level="Strong")
+        self.finish(name)
+
+    def finish(self, name: str) -> None:
+        """Load a collection whose making may have been cut off before it had its index.
+
+        Raises:
+            DataError: it is not one of saat.
+        """
+        self._check(name)
+        if not self.ask("list_indexes", name):
+            flat = self._client.prepare_index_params()
+            flat.add_index("code", index_type="BIN_FLAT", metric_type="HAMMING")
+            self.ask("create_index", name, flat)
+        self.ask("load_collection", name)
 
     def load(self, name: str) -> None:
         """Load a collection, for only such a one is searched.
@@ -74,6 +86,10 @@ class MilvusServer:
         Raises:
             DataError: it is not one of saat.
         """
+        self._check(name)
+        self.ask("load_collection", name)
+
+    def _check(self, name: str) -> None:
         described = self.ask("describe_collection", name)
         if described["collection_name"] != name:
             raise DataError(f"{self._address} needs the name {name}, which is an alias of another collection")
@@ -81,7 +97,6 @@ class MilvusServer:
         if fields != FIELDS:
             found = f"the fields of {name} are {', '.join(fields)}"
             raise DataError(f"{self._address} is a collection that is not of saat: {found}")
-        self.ask("load_collection", name)
 
     def close(self) -> None:
         """Let go of the server."""

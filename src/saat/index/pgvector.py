@@ -157,7 +157,7 @@ class PgvectorIndex(RemoteIndex[Filter]):
         found = self._run(f"SELECT manifest FROM {MANIFESTS} WHERE name = %(name)s", name=self.address.name)
         return RemoteManifest.read(found[0][0], self.address) if found else None
 
-    def _put(self, items: Sequence[Stored], digests: Sequence[str]) -> None:
+    def _put(self, items: Sequence[Stored]) -> None:
         self._run(
             f"INSERT INTO {{table}} SELECT i, c::bit({self.code_length}), d, m::jsonb "
             "FROM unnest(%(ids)s::bigint[], %(codes)s::text[], %(digests)s::text[], %(rows)s::text[]) AS n(i, c, d, m) "
@@ -165,7 +165,7 @@ class PgvectorIndex(RemoteIndex[Filter]):
             "metadata = EXCLUDED.metadata",
             ids=[item.id for item in items],
             codes=[bits_of(item.code) for item in items],
-            digests=list(digests),
+            digests=[item.digest for item in items],
             rows=[text_of(item.row) for item in items],
             local=UNLIMITED,  # a graph follows, item by item
         )

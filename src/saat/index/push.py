@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
 from saat.index.blocks import Blocks
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
-from saat.index.rows import digest_of, rows_of
-from saat.index.stored import RemoteManifest
+from saat.index.stored import RemoteManifest, Stored
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,13 @@ class Step:
     """What was done for some items.
 
     Args:
+        action: a push compares an index that may be the same already, up to the first difference; then it pushes all.
         items: of the folder.
         written: of them, those that the place lacked, or had otherwise; in Milvus, the collection that is not searched.
         removed: items that the place had and the folder has not.
     """
 
+    action: Literal["compare", "push"]
     items: int
     written: int
     removed: int
@@ -39,13 +39,13 @@ class Difference:
     """How a place on a server differs from some items of a folder, whose ids follow each other.
 
     Args:
-        block: the items.
-        new: bool (N,), those that the server lacks, or has otherwise.
-        gone: int64 (M,), ids among those of `block` that the server has alone.
+        items: how many these are.
+        new: of them, those that the server lacks, or has otherwise.
+        gone: int64 (M,), ids among theirs that the server has alone.
     """
 
-    block: IndexContent
-    new: NDArray[np.bool_]
+    items: int
+    new: list[Stored]
     gone: NDArray[np.int64]
 
 
@@ -73,17 +73,18 @@ def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: s
         if remote.manifest.identity != identity:
             other = f"{remote.address} has that of another folder, made {remote.manifest.created}"
             raise ArgumentError(f"an address holds the index of one folder; {other}")
-        if remote.manifest == manifest and not any(
-            each.new.any() or len(each.gone) for each in _differences(content, remote, batch_size)
-        ):
-            yield Step(len(content), 0, 0)
-            return
+        if remote.manifest == manifest:
+            for each in _differences(content, remote, batch_size):
+                if each.new or len(each.gone):
+                    break
+                yield Step("compare", each.items, 0, 0)
+            else:
+                return
     with remote.changing():
         remote.write(replace(manifest, complete=False))
         for each in _differences(content, remote, batch_size):
-            if each.new.any():
-                remote.put(each.block.packed[each.new], each.block.metadata.filter(pa.array(each.new)))
-            yield Step(len(each.new), int(each.new.sum()), remote.remove(each.gone) if len(each.gone) else 0)
+            remote.put(each.new)
+            yield Step("push", each.items, len(each.new), remote.remove(each.gone) if len(each.gone) else 0)
         remote.write(manifest)
 
 
@@ -93,7 +94,7 @@ def _differences(content: Blocks, remote: RemoteIndex[Any], size: int) -> Iterat
     for block in chain(content.blocks(size), [IndexContent.empty(content.model)]):
         high = int(block.ids[-1]) + 1 if len(block) else None
         there = remote.digests(low, high)
-        coded = zip(block.ids, block.packed, rows_of(block.metadata), strict=True)
-        new = [there.pop(int(id_), None) != digest_of(code.tobytes(), row) for id_, code, row in coded]
-        yield Difference(block, np.array(new, np.bool_), np.array(sorted(there), np.int64))
+        items = remote.prepared(block.packed, block.metadata)
+        new = [item for item in items if there.pop(item.id, None) != item.digest]
+        yield Difference(len(block), new, np.array(sorted(there), np.int64))
         low = high or low

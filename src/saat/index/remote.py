@@ -15,7 +15,7 @@ from saat.errors import ArgumentError, DataError, check_at_least
 from saat.index.address import Address
 from saat.index.base import SearchResult, check_ids, check_items, check_packed
 from saat.index.content import IndexContent
-from saat.index.rows import comparable_kind, digest_of, rows_of, table_of
+from saat.index.rows import comparable_kind, rows_of, table_of
 from saat.index.stored import Excerpt, Nearest, RemoteManifest, Stored
 from saat.index.where import Comparison, narrowed, parse, select
 
@@ -76,7 +76,7 @@ class RemoteIndex(ABC, Generic[Term]):
         """Keep a manifest in the place of the one before."""
 
     @abstractmethod
-    def _put(self, items: Sequence[Stored], digests: Sequence[str]) -> None:
+    def _put(self, items: Sequence[Stored]) -> None:
         """Keep items, in the place of those that have their ids."""
 
     @abstractmethod
@@ -173,26 +173,28 @@ class RemoteIndex(ABC, Generic[Term]):
         taken = [item.id for item in self._stored(ids)]
         if taken:
             raise ArgumentError(f"`ids` are new to the index; {min(taken)} is in it")
-        self.put(packed, pa.table({"id": ids}))
+        self.put(self.prepared(packed, pa.table({"id": ids})))
 
     @final
-    def put(self, packed: NDArray[np.uint8], metadata: pa.Table) -> None:
-        """Keep items, in the place of those that have their ids.
+    def prepared(self, packed: NDArray[np.uint8], metadata: pa.Table) -> list[Stored]:
+        """Return items as they are kept here.
 
         Args:
             packed: uint8 (N, K/8).
             metadata: a row an item, with its `id`.
 
         Raises:
-            ArgumentError: a column has values that JSON cannot hold.
+            ArgumentError: these are no items of this index, or a column has values that JSON cannot hold.
         """
-        ids = metadata.column("id").to_numpy()
-        check_items(packed, ids, self.code_length)
-        rows = rows_of(metadata)
-        items = [Stored(int(id_), code.tobytes(), row) for id_, code, row in zip(ids, packed, rows, strict=True)]
+        check_items(packed, metadata.column("id").to_numpy(), self.code_length)
+        coded = zip(metadata.column("id").to_pylist(), packed, rows_of(metadata), strict=True)
+        return [Stored(id_, code.tobytes(), row) for id_, code, row in coded]
+
+    @final
+    def put(self, items: Sequence[Stored]) -> None:
+        """Keep items that were `prepared`, in the place of those that have their ids."""
         for start in range(0, len(items), FETCHED):
-            part = items[start : start + FETCHED]
-            self._put(part, [digest_of(item.code, item.row) for item in part])
+            self._put(items[start : start + FETCHED])
 
     @final
     def remove(self, ids: NDArray[np.int64]) -> int:

@@ -46,8 +46,7 @@ class Manifest:
         changed: when it was last written, UTC.
         saat: version that wrote it.
         files: codes (uint8 (N, K/8)), ids (int64 (N,), ascending) and metadata (a row an item).
-        identity: drawn at random when the directory was made, and kept by every change; tells it from all others. That
-            of an index older than identities is its `created`.
+        identity: drawn at random when the directory was made, and kept by every change; tells it from all others.
     """
 
     count: int
@@ -78,9 +77,8 @@ def read_manifest(folder: Path) -> Manifest:
         if checksum != _checksum_of(values):
             raise ValueError("its checksum is not that of its content")
         files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
-        kept = {name: values[name] for name in ("count", "next_id", "created", "changed", "saat")}
-        identity = values.get("identity", values["created"])
-        return Manifest(model=ModelKey(**values["model"]), files=files, identity=identity, **kept)
+        kept = {name: values[name] for name in ("count", "next_id", "created", "changed", "saat", "identity")}
+        return Manifest(model=ModelKey(**values["model"]), files=files, **kept)
     except FileNotFoundError:
         raise DataError(f"`index` is a folder that `saat index build` wrote; found no {MANIFEST} in {folder}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from saat.errors import DataError
 from saat.index.address import Address
 from saat.index.content import IndexContent, ModelKey
-from saat.index.rows import Row
+from saat.index.rows import Row, digest_of
 
 FORMAT = 1
 Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]  # distances and ids
@@ -25,8 +26,7 @@ class RemoteManifest:
 
     Args:
         model: whose codes these are.
-        identity: of the folder that was pushed; tells it from other folders. In a manifest older than identities it is
-            `created`, as in the folder.
+        identity: of the folder that was pushed; tells it from other folders.
         created: when that folder was made.
         next_id: above every id that was ever given.
         schema: of the metadata, `id` first.
@@ -58,7 +58,6 @@ class RemoteManifest:
             if values.pop("format") != FORMAT:
                 raise DataError(f"{address} has the format of a later saat")
             schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values.pop("schema"))))
-            values.setdefault("identity", values["created"])
             return cls(model=ModelKey(**values.pop("model")), schema=schema, **values)
         except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
             raise DataError(f"{address} is damaged: {error}") from error
@@ -77,6 +76,11 @@ class Stored:
     id: int
     code: bytes
     row: Row
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells it from another state of itself."""
+        return digest_of(self.code, self.row)
 
 
 @dataclass(frozen=True)

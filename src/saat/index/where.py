@@ -190,6 +190,10 @@ def _expression(condition: Condition, schema: pa.Schema) -> Any:
 
 class _Parser:
     def __init__(self, where: str, columns: Sequence[str]) -> None:
+        try:
+            where.encode()
+        except UnicodeEncodeError:  # bytes of a command line that are in no encoding
+            raise ArgumentError(f"`where` is UTF-8 text; got {where!r}") from None
         self._where = where
         self._columns = columns
         self._tokens = self._split(where)

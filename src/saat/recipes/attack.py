@@ -75,8 +75,8 @@ class AttackConfig(RunOptions):
         step_size: length of a step, in the units of epsilon; if left out an eighth of that, or of the pixel range for a
             patch. sgd needs it as a rate, ngd as an l2 length.
         schedule: with an objective on relaxed codes, soften tanh at first as the papers do; if not, its slope stays 1.
-        samples: how many places each step of vmi looks at beside its own, or on both sides of it of nes; if left out
-            20 and 25, as published.
+        samples: how many places each step looks at, beside its own with vmi, on both sides of it with nes; if left
+            out 20 and 25, as published.
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
         batch_size: queries at a time; if left out 250, and fewer of large images on a CPU.

@@ -48,8 +48,13 @@ def push(config: PushConfig) -> dict[str, Any]:
         content = open_blocks(config.index)
         of_folder = {"identity": content.manifest.identity, "created": content.manifest.created}
         steps = push_items(content, remote, **of_folder, batch_size=config.batch_size)
-        with progress(nothing, "push", unit="item", total=len(content), quiet=config.quiet) as bar:
+        action = "push"
+        with progress(nothing, action, unit="item", total=len(content), quiet=config.quiet) as bar:
             for step in steps:
+                if step.action != action:
+                    action = step.action
+                    bar.reset()  # after it was compared in part, all is pushed
+                    bar.set_description(action)
                 written, removed = written + step.written, removed + step.removed
                 bar.update(step.items)
         if config.hnsw:
