@@ -64,7 +64,7 @@ class Client:
     def search(
         self, image: Path | str | bytes, k: int = 10, where: str | None = None, radius: int | None = None
     ) -> list[Hit]:
-        """Return the `k` items nearest to an image: its path, or the bytes of its file; of those within a radius, if given.
+        """Return the `k` items nearest to an image, its path or the bytes of its file; none beyond a radius, if given.
 
         Raises:
             DataError: the file cannot be read.
@@ -75,8 +75,8 @@ class Client:
     def answer(
         self, image: Path | str | bytes, k: int = 10, where: str | None = None, radius: int | None = None
     ) -> Answer:
-        """Return what `search` does, with how many items the radius holds, if one is given, and how much the image looks
-        like an attack, if the service has a detector.
+        """Return what `search` does, with how much the image looks like an attack, if the service has a detector, and
+        how many items lie within the radius, if one is given.
 
         Raises:
             DataError: the file cannot be read.

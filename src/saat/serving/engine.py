@@ -132,16 +132,12 @@ class SearchEngine:
         """Return the hits of each query, by distance, then by id; images are encoded together.
 
         Raises:
-            ArgumentError: a radius is below 0, or there are none here: see `check_radius`.
+            ArgumentError: a radius is below 0, or refused by `check_radius`.
         """
         return [hits for hits, _ in self._found(queries)]
 
     def check_radius(self, radius: int | None) -> None:
-        """Raise unless queries may have this radius; none they always may.
-
-        Raises:
-            ArgumentError: `backend` is not one of `saat.index.catalog.RADIUS_BACKENDS`, or the index is on a server.
-        """
+        """Raise `ArgumentError` if there is a radius and it takes another backend, see `catalog.check_radius`."""
         if radius is not None:
             check_radius(self.backend, remote=self._remote is not None)
 
