@@ -68,6 +68,17 @@ def hardened(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Served
     return _with_detector_and_index(root / "model", served.photos, root)
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `make demo` leaves there, of a small demo."""
+    root = tmp_path_factory.mktemp("demo")
+    small = ["--train_size=100", "--query_size=10", "--database_size=100", "--attack_steps=2", "--train_epochs=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(["demo", *small, "--harden_epochs=1", "--quiet=true"]) == 0  # to where `make demo` writes
+    return root
+
+
 def _with_detector_and_index(checkpoint: Path, photos: Path, root: Path) -> Served:
     detect = ["detect", f"--checkpoint={checkpoint}", f"--out={root / 'detected'}", "--steps=1", "--quiet=true"]
     assert main(detect) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,30 +14,26 @@ import pytest
 
 import saat
 from saat.cli import main
-
-README = Path(__file__).parent.parent / "README.md"
+from story import README, commands
 
 
 def test_the_commands_after_the_demo_index_search_and_serve_its_database(
+    demo: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     serve: Callable[..., AbstractContextManager[Any]],
 ) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (story,) = [block for block in blocks if "runs/demo/index" in block]
-    build, search, start = (shlex.split(line, comments=True) for line in story.splitlines())
-    assert [words[0] for words in (build, search, start)] == [".venv/bin/saat"] * 3
-    assert [build[1:3], search[1:2], start[1:2]] == [["index", "build"], ["search"], ["serve"]]
+    build, search, start = commands("runs/demo/index")
+    assert [build[:2], search[:1], start[:1]] == [["index", "build"], ["search"], ["serve"]]
+    shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    small = ["--train_size=100", "--query_size=10", "--database_size=100", "--attack_steps=2", "--train_epochs=1"]
-    assert main(["demo", *small, "--harden_epochs=1", "--quiet=true"]) == 0  # to where `make demo` writes
-    assert main(build[1:]) == 0
+    assert main(build) == 0
     assert "100 items" in capsys.readouterr().out
-    assert main(search[1:]) == 0
-    image = search[3]
+    assert main(search) == 0
+    image = search[2]
     assert f"Nearest to {image}" in capsys.readouterr().out
-    with serve(*start[2:]) as server:
+    with serve(*start[1:]) as server:
         with saat.Client(server.url) as client:
             hits = client.search(image)
         assert len(hits) == 10

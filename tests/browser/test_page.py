@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,61 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from driving import MARKS, all_loaded, keep, tab_to
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from saat.defenses.detection import Detector
 from saat.models.checkpoint import load_checkpoint
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DEMANDED = bool(os.environ.get("SAAT_DEMAND_BROWSER"))  # `make browser`
 Start = Callable[..., AbstractContextManager[Any]]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM and not DEMANDED, reason="no Chromium here; Debian: apt install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.fail("`make browser` needs Chromium; on Debian: apt install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    """A page that may neither log an error nor break its content security policy."""
-    with browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light") as context:
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(url)
-        expect(page.locator("#samples button")).to_have_count(24)
-        yield page
-        assert [text for text in wrong if "422" not in text] == []
-
-
-def keep(page: Page, name: str) -> None:
-    """Keep a picture of the whole page where one is asked for."""
-    if os.environ.get("SAAT_SCREENSHOTS"):
-        all_loaded(page, "img[src]")
-        page.screenshot(path=Path(os.environ["SAAT_SCREENSHOTS"]) / f"{name}.png", full_page=True)
-
-
-def all_loaded(page: Page, selector: str) -> bool:
-    """Wait for all images of a selector; `wait_for_function` needs an eval that the page forbids."""
-    script = "selector => [...document.querySelectorAll(selector)].every(image => image.naturalWidth > 0)"
-    for _ in range(100):
-        if page.evaluate(script, selector):
-            return True
-        page.wait_for_timeout(50)
-    return False
+pytestmark = MARKS
 
 
 def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None:
@@ -81,6 +33,7 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     distance = int(hits.last.locator(".distance").inner_text().split()[0])
     assert hits.last.locator(".differs").count() == distance  # the drawing shows as many bits as the number says
     assert hits.last.locator("rect").count() == 32
+    expect(page.locator("#status")).to_have_text(f"21 images; their codes differ in 0 to {distance} of 32 bits.")
     assert all_loaded(page, "#hits img")
     keep(page, "2-results")
     expect(page.locator("#columns")).to_have_text("Columns: id, path, label")
@@ -92,6 +45,9 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     page.locator("#where").press("Enter")
     expect(page.locator("#hits .label", has_text="Bag")).to_have_count(6)
     assert set(page.locator("#hits .label").all_inner_texts()) == {"Bag"}
+    page.locator("#where").fill("id == 0")
+    page.locator("#where").press("Enter")
+    expect(page.locator("#status")).to_have_text("1 image; its code differs in 0 of 32 bits.")
     page.locator("#where").fill("lable == 'Bag'")
     page.locator("#where").press("Enter")
     expect(page.locator("#status")).to_contain_text("did you mean 'label'?")
@@ -103,22 +59,30 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     expect(hits.first.locator(".distance")).to_have_text("0 bits")
 
 
-def test_drop_and_choose_a_file(page: Page, served: Any) -> None:
-    photo = next((served.photos / "Sneaker").glob("*.png"))
+def transfer(page: Page, photo: Path, name: str) -> Any:
+    """What a drop or a paste of a file brings."""
+    return page.evaluate_handle(
+        """([bytes, name]) => { const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' })); return transfer; }""",
+        [list(photo.read_bytes()), name],
+    )
+
+
+def test_choose_drop_and_paste_a_file(page: Page, served: Any) -> None:
+    photo, dropped, pasted = (next((served.photos / name).glob("*.png")) for name in ("Sneaker", "Coat", "Bag"))
     page.locator("#file").set_input_files(photo)
     expect(page.locator("#query-name")).to_have_text(photo.name)
     expect(page.locator("#hits .distance").first).to_have_text("0 bits")
-    dropped = next((served.photos / "Coat").glob("*.png"))
-    transfer = page.evaluate_handle(
-        """bytes => { const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], 'coat.png', { type: 'image/png' })); return transfer; }""",
-        list(dropped.read_bytes()),
-    )
-    page.dispatch_event("#drop", "dragover", {"dataTransfer": transfer})
+    brought = {"dataTransfer": transfer(page, dropped, "coat.png")}
+    page.dispatch_event("#drop", "dragover", brought)
     expect(page.locator("#drop")).to_have_class("over")
-    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    page.dispatch_event("#drop", "drop", brought)
     expect(page.locator("#query-name")).to_have_text("coat.png")
     expect(page.locator("#hits .distance").first).to_have_text("0 bits")
+    paste = "transfer => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer }))"
+    page.evaluate(paste, transfer(page, pasted, "bag.png"))
+    expect(page.locator("#query-name")).to_have_text("bag.png")
+    expect(page.locator("#hits .tile", has_text="Bag").filter(has_text="0 bits").first).to_be_visible()
     page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     expect(page.locator("#status")).to_have_text("not an image")
 
@@ -187,29 +151,44 @@ def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any, hardened
 
 
 def test_with_the_keyboard_alone(page: Page) -> None:
-    def tab_to(selector: str) -> None:
-        for _ in range(120):
-            page.keyboard.press("Tab")
-            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
-                return
-        raise AssertionError(f"no way by Tab to {selector}")
-
-    tab_to("#file")
-    tab_to("#samples button")
+    tab_to(page, "#file")
+    tab_to(page, "#others")
+    before = page.locator("#samples button").first.get_attribute("data-item")
     page.keyboard.press("Enter")
-    expect(page.locator("#hits > li")).to_have_count(21)
-    tab_to("#where")
+    expect(page.locator("#samples button").first).not_to_have_attribute("data-item", str(before))
+    tab_to(page, "#samples button")
+    page.keyboard.press("Enter")
+    hits = page.locator("#hits > li")
+    expect(hits).to_have_count(21)
+    tab_to(page, "#where")
     page.keyboard.type("label != 'Bag'")
     page.keyboard.press("Enter")
     expect(page.locator("#hits .label", has_text="Bag")).to_have_count(0)
-    tab_to("#hits button")
-    tab_to("#epsilon")
+    tab_to(page, "#k")
+    page.keyboard.press("ArrowUp")
+    expect(hits).to_have_count(10)
+    tab_to(page, "#hits li:nth-child(3) button")
+    name = hits.nth(2).locator(".label").inner_text()
+    page.keyboard.press("Enter")
+    expect(page.locator("#query-name")).to_have_text(name)
+    expect(hits.first.locator("button")).to_be_focused()  # and not the top of the page: what was chosen is gone
+    tab_to(page, "#steps")
+    page.keyboard.press("ArrowUp")
+    tab_to(page, "#epsilon", "Shift+Tab")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#epsilon-text")).to_have_text("7/255")
-    tab_to("#attack")
+    tab_to(page, "#attack")
     page.keyboard.press("Enter")
+    status, attack = page.locator("#lab-status"), page.locator("#attack")
     expect(page.locator(".side")).to_have_count(2)
-    expect(page.locator("#lab-status")).to_contain_text("more than 7/255")
+    expect(status).to_contain_text("more than 7/255; 10 steps")
+    expect(attack).to_be_focused()
+    tab_to(page, "#epsilon", "Shift+Tab")
+    for _ in range(6):  # faster than attacks are, and more than may wait
+        page.keyboard.press("ArrowLeft")
+    expect(status).to_contain_text("more than 1/255")
+    expect(attack).to_have_attribute("aria-busy", "false")
+    expect(page.locator(".side")).to_have_count(2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -221,6 +200,9 @@ def test_on_a_phone(page: Page, scheme: str) -> None:
     page.locator("#attack").click()
     expect(page.locator(".side")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400  # nothing sticks out to the side
+    slider, value = (page.locator(one).bounding_box() for one in ("#epsilon", "#epsilon-text"))
+    assert slider["x"] + slider["width"] < value["x"]  # the number stands beside its slider
+    assert abs(slider["y"] + slider["height"] / 2 - value["y"] - value["height"] / 2) < 4
     low = page.evaluate(
         """() => [...document.querySelectorAll('button, select, input[type=text]')]
         .filter(one => one.offsetParent && one.getBoundingClientRect().height < 24).map(one => one.outerHTML)"""

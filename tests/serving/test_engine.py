@@ -75,21 +75,29 @@ def test_what_a_backend_builds_is_there_before_the_first_search() -> None:
 
 
 @pytest.mark.parametrize("backend", INDEXES)
-def test_within_finds_all_items_of_a_radius_and_counts_them(backend: str, engine: SearchEngine) -> None:
+def test_a_radius_bounds_the_results_and_its_items_are_counted(backend: str, engine: SearchEngine) -> None:
     other = make_engine(LABELS, backend=backend)
     query = Query(other.prepare(IMAGES[3]), 4)
+    other.check_radius(None)
     if backend not in RADIUS_BACKENDS:
+        with pytest.raises(ArgumentError, match=f"`radius` is for `backend` flat or multi-index; got '{backend}'"):
+            other.check_radius(7)
         with pytest.raises(ArgumentError, match="`radius` is for flat or multi-index"):
-            other.within(query, 7)
+            other.search([replace(query, radius=7)])
         return
+    other.check_radius(7)
     for where in (None, "label == 'even'", "id < 0"):
         (everything,) = engine.search([Query(query.aim, COUNT, engine.among(where) if where else None)])
         for radius in (0, 5, 7, 16, 99):
             wanted = [hit for hit in everything if hit.distance <= radius]
-            asked = replace(query, among=other.among(where) if where else None)
-            assert other.within(asked, radius) == (wanted[:4], len(wanted))
+            asked = replace(query, among=other.among(where) if where else None, radius=radius)
+            plain = replace(asked, k=3, radius=None)
+            together = other.answer([plain, asked, plain])  # unlike queries of one batch
+            assert together[1] == Answer(wanted[:4], within=len(wanted))
+            assert together[0] == together[2] == Answer(everything[:3])
+            assert other.search([asked]) == [wanted[:4]]
     with pytest.raises(ArgumentError, match="`radius` is at least 0"):
-        other.within(query, -1)
+        other.search([replace(query, radius=-1)])
 
 
 def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:

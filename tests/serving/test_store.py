@@ -15,8 +15,9 @@ from PIL import Image
 
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
+from saat.index import storage
 from saat.index.content import IndexContent
-from saat.index.storage import create_index, read_index, read_manifest
+from saat.index.storage import State, create_index, read_index, read_manifest, read_state, update_index, verify_index
 from saat.recipes.items import read_items
 from saat.serving import store as store_module
 from saat.serving.store import UPLOADS, Store
@@ -44,7 +45,7 @@ def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
 def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path)
 
-    def full(folder: Path, change: Callable[[IndexContent], IndexContent]) -> None:
+    def full(folder: Path, change: Callable[[IndexContent], IndexContent], *, known: State | None) -> None:
         change(read_index(folder))
         assert list((tmp_path / UPLOADS).iterdir())
         raise OSError("No space left on device")
@@ -74,8 +75,8 @@ def test_an_upload_that_the_index_names_stays_though_its_write_failed(
     store = make_store(tmp_path)
     update = store_module.update_index
 
-    def late(*arguments: Any) -> None:
-        update(*arguments)
+    def late(*arguments: Any, **options: Any) -> None:
+        update(*arguments, **options)
         raise OSError("Input/output error")
 
     with monkeypatch.context() as patch:
@@ -84,6 +85,29 @@ def test_an_upload_that_the_index_names_stays_though_its_write_failed(
             store.add(encoded(3), label=None)
     named = [path for path in read_index(tmp_path).metadata.column("path").to_pylist() if UPLOADS in path]
     assert [str(path) for path in (tmp_path / UPLOADS).iterdir()] == named
+
+
+def test_the_index_is_read_once_and_again_where_others_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, reads = make_store(tmp_path), []
+
+    def counted(folder: Path) -> State:
+        reads.append(folder)
+        return read_state(folder)
+
+    monkeypatch.setattr(storage, "read_state", counted)
+    for number in (1, 2):
+        store.remove(number)
+        store.add(encoded(number), label="odd")
+    assert len(reads) == 1
+    update_index(tmp_path, lambda old: old.without(np.array([7])))  # another command
+    reads.clear()
+    store.remove(3)
+    store.remove(4)
+    assert len(reads) == 1
+    assert read_index(tmp_path).ids.tolist() == [0, 5, 6, *range(8, COUNT + 2)]
+    assert verify_index(tmp_path) == ()
 
 
 @pytest.mark.skipif(not MEMORY.exists(), reason="memory is read where Linux shows it")

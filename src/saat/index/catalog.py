@@ -67,6 +67,22 @@ def check_backend(name: str, index: str | Path) -> None:
     check_choice("backend", name, (BACKEND, "hnsw") if is_address(index) else INDEXES)
 
 
+def check_radius(backend: str, *, remote: bool) -> None:
+    """Raise unless all items within a radius can be found.
+
+    Args:
+        backend: of a folder's index.
+        remote: whether the index is on a server instead.
+
+    Raises:
+        ArgumentError: they cannot.
+    """
+    if remote:
+        raise ArgumentError("`radius` is for the folder of an index; a server finds the `k` nearest alone")
+    if backend not in RADIUS_BACKENDS:
+        raise ArgumentError(f"`radius` is for `backend` {' or '.join(RADIUS_BACKENDS)}; got {backend!r}")
+
+
 def nearest_within(index: HammingIndex, packed: NDArray[np.uint8], radius: int, *, k: int) -> tuple[SearchResult, int]:
     """Return the `k` nearest of all items within a radius of one query, and how many there are.
 

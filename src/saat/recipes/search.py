@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
 from saat.index.address import is_address
 from saat.index.base import HammingIndex, SearchResult
-from saat.index.catalog import BACKEND, INDEXES, RADIUS_BACKENDS, check_backend, make_index, nearest_within, open_remote
+from saat.index.catalog import (
+    BACKEND,
+    INDEXES,
+    check_backend,
+    check_radius,
+    make_index,
+    nearest_within,
+    open_remote,
+)
 from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
@@ -28,6 +36,7 @@ from saat.runtime import RunOptions
 from saat.serving.risk import load_assess
 
 FORMATS = ("table", "json", "sheet")
+RADIUS_BACKEND = "flat"  # one query within a radius does not pay for the tables of multi-index hashing
 NEAREST, WITHIN = 10, 100  # results, where `k` is not given: of a search, and of one within a radius
 
 
@@ -71,16 +80,10 @@ class SearchConfig(RunOptions):
         check_choice("format", self.format, FORMATS)
         check_backend(self.backend or BACKEND, self.index)
         if self.radius is not None:
-            self._check_radius(self.radius)
+            check_at_least("radius", self.radius, 0)
+            check_radius(self.backend or RADIUS_BACKEND, remote=is_address(self.index))
         if (self.format == "sheet") != (self.out is not None):
             raise ArgumentError(f"`out` is the PNG file of `format` sheet; got {self.out} with {self.format}")
-
-    def _check_radius(self, radius: int) -> None:
-        check_at_least("radius", radius, 0)
-        if is_address(self.index):
-            raise ArgumentError("`radius` is for the folder of an index; a server finds the `k` nearest alone")
-        if self.backend is not None and self.backend not in RADIUS_BACKENDS:
-            raise ArgumentError(f"`radius` is for `backend` {' or '.join(RADIUS_BACKENDS)}; got {self.backend!r}")
 
     @property
     def most(self) -> int:
@@ -106,8 +109,8 @@ def _search_folder(config: SearchConfig, device: torch.device) -> tuple[bytes, l
     query, packed = _encoded(config, content.model, device)
     if config.where is not None:
         content = content.only(select(content.metadata, config.where).column("id").to_numpy())
-    # One query within a radius does not pay for the tables of multi-index hashing.
-    threads, backend = torch.get_num_threads(), config.backend or (BACKEND if config.radius is None else "flat")
+    threads, default = torch.get_num_threads(), BACKEND if config.radius is None else RADIUS_BACKEND
+    backend = config.backend or default
     index = filled(backend, content, threads=threads)
     if config.radius is not None:
         return query, _within(config, config.radius, content, index, packed), str(config.index)

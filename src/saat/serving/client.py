@@ -61,35 +61,42 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def search(self, image: Path | str | bytes, k: int = 10, where: str | None = None) -> list[Hit]:
-        """Return the `k` items nearest to an image: its path, or the bytes of its file.
+    def search(
+        self, image: Path | str | bytes, k: int = 10, where: str | None = None, radius: int | None = None
+    ) -> list[Hit]:
+        """Return the `k` items nearest to an image, its path or the bytes of its file; none beyond a radius, if given.
 
         Raises:
             DataError: the file cannot be read.
             ServiceError: the service refused.
         """
-        return self.answer(image, k, where).hits
+        return self.answer(image, k, where, radius).hits
 
-    def answer(self, image: Path | str | bytes, k: int = 10, where: str | None = None) -> Answer:
-        """Return what `search` does, with how much the image looks like an attack, if the service has a detector.
+    def answer(
+        self, image: Path | str | bytes, k: int = 10, where: str | None = None, radius: int | None = None
+    ) -> Answer:
+        """Return what `search` does, with how much the image looks like an attack, if the service has a detector, and
+        how many items lie within the radius, if one is given.
 
         Raises:
             DataError: the file cannot be read.
             ServiceError: the service refused.
         """
-        data = {"k": str(k)} | ({} if where is None else {"where": where})
-        return _answer_of(self._call("POST", "/search", data=data, files=[("image", _bytes_of(image))]))
+        files = [("image", _bytes_of(image))]
+        return _answer_of(self._call("POST", "/search", data=_fields(k, where, radius), files=files))
 
-    def answers(self, images: Sequence[Path | str | bytes], k: int = 10, where: str | None = None) -> list[Answer]:
+    def answers(
+        self, images: Sequence[Path | str | bytes], k: int = 10, where: str | None = None, radius: int | None = None
+    ) -> list[Answer]:
         """Return what `answer` does for each of 1 to 64 images, by one request.
 
         Raises:
             DataError: a file cannot be read.
             ServiceError: the service refused.
         """
-        data = {"k": str(k)} | ({} if where is None else {"where": where})
         files = [("images", _bytes_of(image)) for image in images]
-        return [_answer_of(found) for found in self._call("POST", "/search/batch", data=data, files=files)["answers"]]
+        found = self._call("POST", "/search/batch", data=_fields(k, where, radius), files=files)
+        return [_answer_of(one) for one in found["answers"]]
 
     def about(self) -> About:
         """Return what is served.
@@ -154,9 +161,14 @@ class Client:
         )
 
 
+def _fields(k: int, where: str | None, radius: int | None) -> dict[str, str]:
+    given = {"k": k, "where": where, "radius": radius}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
 def _answer_of(found: Mapping[str, Any]) -> Answer:
     hits = [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in found["hits"]]
-    return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]))
+    return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]), found["within"])
 
 
 def _bytes_of(image: Path | str | bytes) -> bytes:

@@ -16,7 +16,7 @@ from saat.data.collection import Content
 from saat.data.decoding import decode_image
 from saat.errors import ArgumentError, DataError, check_choice
 from saat.index.base import HammingIndex
-from saat.index.catalog import BACKEND, INDEXES, make_index, nearest_within
+from saat.index.catalog import BACKEND, INDEXES, check_radius, make_index, nearest_within
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import compared, select_ids
@@ -115,44 +115,31 @@ class SearchEngine:
         return encode_packed(self.model, images)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        """Return the hits of each query, as `search`, with its risk."""
+        """Return the hits of each query, as `search`, with its risk and how many items its radius holds."""
         risks: list[Risk | None] = [None] * len(queries)
         looked_at = {row: query.image for row, query in enumerate(queries) if query.image is not None}
         if looked_at:
             for row, risk in zip(looked_at, self.assess(np.stack(list(looked_at.values()))), strict=True):
                 risks[row] = risk
-        return [Answer(hits, risk) for hits, risk in zip(self.search(queries), risks, strict=True)]
+        found = zip(self._found(queries), risks, strict=True)
+        return [Answer(hits, risk, within) for (hits, within), risk in found]
 
     def assess(self, images: NDArray[np.uint8]) -> list[Risk] | list[None]:
         """Return the risk of each image, uint8 (B, 3, S, S); none without a detector."""
         return [None] * len(images) if self._assess is None else self._assess(images)
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """Return the hits of each query, by distance, then by id; images are encoded together."""
-        packed = self._encoded(queries)
-        hits: list[list[Hit]] = [[] for _ in queries]
-        everything = self._all
-        asked = [query.among or everything for query in queries]
-        for among in dict.fromkeys(asked):
-            rows = [row for row, other in enumerate(asked) if other == among]
-            most = max(queries[row].k for row in rows)
-            for row, found in zip(rows, self._find(packed[rows], most, among), strict=True):
-                hits[row] = found[: queries[row].k]
-        return hits
-
-    def within(self, query: Query, radius: int) -> tuple[list[Hit], int]:
-        """Return the nearest of all items within a radius of one query, `query.k` at most, and how many there are.
-
-        Args:
-            query: to search with.
-            radius: in bits, at least 0.
+        """Return the hits of each query, by distance, then by id; images are encoded together.
 
         Raises:
-            ArgumentError: `radius` is below 0, or `backend` is not one of `saat.index.catalog.RADIUS_BACKENDS`.
+            ArgumentError: a radius is below 0, or refused by `check_radius`.
         """
-        packed, among = self._encoded([query]), query.among or self._all
-        result, count = nearest_within(among.index, packed, radius, k=query.k)
-        return hits_of(among.content, packed[0], result.ids[0], result.distances[0]), count
+        return [hits for hits, _ in self._found(queries)]
+
+    def check_radius(self, radius: int | None) -> None:
+        """Raise `ArgumentError` if there is a radius and it takes another backend, see `catalog.check_radius`."""
+        if radius is not None:
+            check_radius(self.backend, remote=self._remote is not None)
 
     def probe(self) -> None:
         """Raise `ServerError` unless the server of an index on one answers."""
@@ -281,6 +268,24 @@ class SearchEngine:
                 del self._kept[where]
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+
+    def _found(self, queries: Sequence[Query]) -> list[tuple[list[Hit], int | None]]:
+        """Return the hits of each query, and how many items its radius holds."""
+        packed, everything = self._encoded(queries), self._all
+        found: list[tuple[list[Hit], int | None]] = [([], None) for _ in queries]
+        together: dict[Among, list[int]] = {}
+        for row, query in enumerate(queries):
+            among = query.among or everything
+            if query.radius is None:
+                together.setdefault(among, []).append(row)
+            else:
+                result, count = nearest_within(among.index, packed[row : row + 1], query.radius, k=query.k)
+                found[row] = hits_of(among.content, packed[row], result.ids[0], result.distances[0]), count
+        for among, rows in together.items():
+            most = max(queries[row].k for row in rows)
+            for row, hits in zip(rows, self._find(packed[rows], most, among), strict=True):
+                found[row] = hits[: queries[row].k], None
+        return found
 
     def _find(self, packed: NDArray[np.uint8], k: int, among: Among) -> list[list[Hit]]:
         if self._remote is not None:

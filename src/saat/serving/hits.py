@@ -74,10 +74,12 @@ class Answer:
     Args:
         hits: by distance, then by id.
         risk: of the query; none without a detector, or where the image of an item is gone.
+        within: how many items lie within the radius, of which `hits` are the nearest; none without a radius.
     """
 
     hits: list[Hit]
     risk: Risk | None = None
+    within: int | None = None
 
 
 @dataclass(frozen=True)

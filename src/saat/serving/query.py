@@ -32,14 +32,16 @@ class Query:
 
     Args:
         aim: an image, uint8 (3, S, S), or a packed code, uint8 (K/8,).
-        k: how many results.
+        k: how many results, at most.
         among: the items of a condition, as `SearchEngine.among` found them; none for all.
+        radius: in bits; results are the nearest of all items within it. None for the nearest of all.
         seen: the image (3, S, S) of an item whose code is `aim`, for the detector.
     """
 
     aim: NDArray[np.uint8]
     k: int
     among: Among | None = None
+    radius: int | None = None
     seen: NDArray[np.uint8] | None = None
 
     @property

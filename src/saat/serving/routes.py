@@ -27,6 +27,7 @@ from saat.serving.service import Service
 
 Found = TypeVar("Found")
 MOST_K = 1_000
+MOST_RADIUS = 1_024  # bits
 MOST_BATCH = 64  # images of a batch search
 MOST_SIDE = 1_024  # pixels a side of a picture
 FILES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
@@ -75,6 +76,7 @@ page = APIRouter(include_in_schema=False)
 Running = Annotated[Service, Depends(service_of)]
 ItemId = Annotated[int, Path(ge=0, lt=2**63)]
 K = Annotated[int, Form(ge=1, le=MOST_K, description="How many results.")]
+Radius = Annotated[int | None, Form(ge=0, le=MOST_RADIUS, description="Only items within so many bits.")]
 Where = Annotated[str | None, Form(max_length=1_000, description="A condition, such as label == 'cat'.")]
 UPLOAD = WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"})  # null is no file of a form
 Image = Annotated[UploadFile | None, UPLOAD, File(description="An image file of any common format.")]
@@ -82,15 +84,23 @@ OfItem = Annotated[int | None, Form(ge=0, lt=2**63, description="The id of an it
 
 
 @router.post("/search")
-async def search(service: Running, image: Image = None, item: OfItem = None, k: K = 10, where: Where = None) -> Answer:
+async def search(
+    service: Running,
+    image: Image = None,
+    item: OfItem = None,
+    k: K = 10,
+    radius: Radius = None,
+    where: Where = None,
+) -> Answer:
     """Find the items nearest to an image, or to an item of the index."""
     _check_one(image, item)
+    service.engine.check_radius(radius)  # here: what fails in a batch fails for all that share it
 
     def make() -> Search:
         among = service.engine.among(where) if where else None
         if item is None:
-            return Search(service.engine.prepare(_bytes_of(image)), k, among)
-        return Search(_known(service.engine.code, item), k, among, _known(service.engine.seen, item))
+            return Search(service.engine.prepare(_bytes_of(image)), k, among, radius)
+        return Search(_known(service.engine.code, item), k, among, radius, _known(service.engine.seen, item))
 
     (answer,) = await service.search([make])
     return answer
@@ -101,17 +111,18 @@ async def search_batch(
     service: Running,
     images: Annotated[list[UploadFile], File(min_length=1, max_length=MOST_BATCH)],
     k: K = 10,
+    radius: Radius = None,
     where: Where = None,
 ) -> BatchAnswer:
     """Find the items nearest to each of some images."""
-
+    service.engine.check_radius(radius)
     among: list[Among | None] = []  # found with the first image, for all of them
 
     def make(number: int) -> Search:
         if not among:
             among.append(service.engine.among(where) if where else None)
         try:
-            return Search(service.engine.prepare(_bytes_of(images[number])), k, among[0])
+            return Search(service.engine.prepare(_bytes_of(images[number])), k, among[0], radius)
         except DataError as error:
             raise DataError(f"image {number}: {error}") from error
 

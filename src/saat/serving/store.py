@@ -18,7 +18,7 @@ from saat.data.collection import Content
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index.content import IndexContent
-from saat.index.storage import read_index, update_index
+from saat.index.storage import State, read_index, update_index
 from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
@@ -40,6 +40,7 @@ class Store:
         self._folder, self._engine, self._encode = folder, engine, encode
         self._uploads = folder.absolute() / UPLOADS
         self._lock = threading.Lock()
+        self._known: State | None = None  # what this store wrote last
 
     def add(self, content: bytes, *, label: str | None) -> tuple[Item, bool]:
         """Add an image; return its item, and whether it is new. An image that was sent before is the same item.
@@ -110,9 +111,10 @@ class Store:
             return written[-1]
 
         try:
-            update_index(self._folder, remembered)
+            manifest = update_index(self._folder, remembered, known=self._known)
         except DataError as error:  # no fault of the client, who is not to see where the index lies
             raise RuntimeError("the index on the disk cannot be changed") from error
+        self._known = manifest, written[-1]
         self._engine.replace(written[-1])
         pa.default_memory_pool().release_unused()  # else Arrow keeps the pages of the states before this one
         return written[-1]

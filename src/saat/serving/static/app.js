@@ -6,7 +6,8 @@ let query = null; // {file, name, url} or {item, name}
 let about = null;
 let seed = 0;
 let searching = null; // so that a later search ends an earlier one
-let attacking = null;
+let attacking = null; // the service works on one attack at a time, and lets few wait
+let again = false; // whether to attack once more after it, with what the form says then
 
 class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
@@ -110,6 +111,12 @@ function body(fields) {
   return form;
 }
 
+function summary(distances) {
+  const nearest = distances[0], farthest = distances.at(-1);
+  const found = distances.length === 1 ? "1 image; its code differs" : `${distances.length} images; their codes differ`;
+  return `${found} in ${nearest === farthest ? nearest : `${nearest} to ${farthest}`} of ${about.code_length} bits.`;
+}
+
 async function search() {
   if (!query) return;
   searching?.abort();
@@ -119,12 +126,11 @@ async function search() {
   try {
     const fields = { k: $("k").value, where: $("where").value.trim() };
     const answer = await json("/search", { method: "POST", body: body(fields), signal: mine.signal });
+    const chosen = $("hits").contains(document.activeElement); // what has the focus is about to go
     drawHits($("hits"), answer.hits, { choose: (hit) => useItem(hit) });
+    if (chosen) $("hits").querySelector("button")?.focus({ preventScroll: true });
     drawRisk($("risk"), answer.risk);
-    const distances = answer.hits.map((hit) => hit.distance);
-    say($("status"), distances.length
-      ? `${distances.length} images; their codes differ in ${distances[0]} to ${distances.at(-1)} of ${about.code_length} bits.`
-      : "No image satisfies this condition.");
+    say($("status"), answer.hits.length ? summary(answer.hits.map((hit) => hit.distance)) : "No image satisfies this condition.");
   } catch (error) {
     if (error.name === "AbortError") return;
     $("hits").replaceChildren();
@@ -137,11 +143,13 @@ function setQuery(next) {
   if (query?.url) URL.revokeObjectURL(query.url);
   query = next;
   attacking?.abort();
+  attacking = null;
+  again = false;
   $("sides").replaceChildren();
   say($("lab-status"), "");
   $("lab-risk").textContent = "";
   drawRisk($("risk"), null);
-  $("attack").disabled = false;
+  $("attack").setAttribute("aria-busy", "false");
   $("lab").hidden = !about.lab;
   $("drop-text").hidden = true;
   $("preview").hidden = false;
@@ -220,10 +228,10 @@ function heardRisk(side) {
 }
 
 async function attack() {
-  if (!query) return;
-  attacking?.abort();
+  again = attacking !== null;
+  if (!query || again) return;
   const mine = attacking = new AbortController();
-  $("attack").disabled = true;
+  $("attack").setAttribute("aria-busy", "true"); // disabled, it would lose the focus
   say($("lab-status"), "Attacking …");
   $("lab-risk").textContent = "";
   try {
@@ -238,7 +246,11 @@ async function attack() {
     $("sides").replaceChildren();
     say($("lab-status"), error.message, true);
   } finally {
-    if (attacking === mine) $("attack").disabled = false;
+    if (attacking === mine) {
+      attacking = null;
+      $("attack").setAttribute("aria-busy", "false");
+      if (again) attack();
+    }
   }
 }
 
