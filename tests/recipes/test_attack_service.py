@@ -168,14 +168,18 @@ def test_a_border_that_the_service_cuts_off_leaves_the_image_as_it_was() -> None
 
 
 @contextmanager
-def other_program() -> Iterator[str]:
-    """A web server that is none of ours, and says a page of HTML to everything."""
+def other_program(says: bytes = b"<html>hello</html>") -> Iterator[str]:
+    """A web server that is none of ours, and says one thing to everything."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(says)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -203,6 +207,16 @@ def test_a_service_that_is_not_there_or_is_something_else(
         assert f"`service` is a running `saat serve`; {url}: 200: not an answer" in capsys.readouterr().err
         with saat.Client(url) as client, pytest.raises(ServiceError, match="200: not an answer of `saat serve`"):
             client.item(1)
+    with other_program(b'{"answers": [1], "hits": 2}') as url, saat.Client(url) as client:
+        image = b"an image"
+        for ask in (
+            lambda: client.answers([image]),
+            lambda: client.answer(image),
+            lambda: client.add(image),
+            client.about,
+        ):
+            with pytest.raises(ServiceError, match=r"^not an answer of `saat serve`$"):
+                ask()
 
 
 def test_a_wrong_token_and_another_model_are_named(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from saat.errors import ArgumentError, DataError, SaatError
 from saat.serving.hits import About, Answer, Hit, Item, Risk
+
+Made = TypeVar("Made")
+FOREIGN = "not an answer of `saat serve`"
 
 
 class ServiceError(SaatError):
@@ -83,7 +86,7 @@ class Client:
             ServiceError: the service refused.
         """
         files = [("image", _bytes_of(image))]
-        return _answer_of(self._call("POST", "/search", data=_fields(k, where, radius), files=files))
+        return _read(_answer_of, self._call("POST", "/search", data=_fields(k, where, radius), files=files))
 
     def answers(
         self, images: Sequence[Path | str | bytes], k: int = 10, where: str | None = None, radius: int | None = None
@@ -96,7 +99,7 @@ class Client:
         """
         files = [("images", _bytes_of(image)) for image in images]
         found = self._call("POST", "/search/batch", data=_fields(k, where, radius), files=files)
-        return [_answer_of(one) for one in found["answers"]]
+        return _read(lambda found: [_answer_of(one) for one in found["answers"]], found)
 
     def about(self) -> About:
         """Return what is served.
@@ -104,10 +107,7 @@ class Client:
         Raises:
             ServiceError: the service refused, or is another program.
         """
-        try:
-            return About(**self._call("GET", "/about"))
-        except TypeError:
-            raise ServiceError("not an answer of `saat serve`") from None
+        return _read(lambda found: About(**found), self._call("GET", "/about"))
 
     def item(self, number: int) -> Item:
         """Return an item.
@@ -115,7 +115,7 @@ class Client:
         Raises:
             ServiceError: the service refused; with status 404 if there is no such item.
         """
-        return Item(**self._call("GET", f"/items/{number:d}"))
+        return _read(lambda found: Item(**found), self._call("GET", f"/items/{number:d}"))
 
     def add(self, image: Path | str | bytes, *, label: str | None = None) -> Item:
         """Add an image, and return its item; that of before, if the image was added before.
@@ -125,7 +125,8 @@ class Client:
             ServiceError: the service refused.
         """
         data = {} if label is None else {"label": label}
-        return Item(**self._call("POST", "/items", data=data, files=[("image", _bytes_of(image))]))
+        found = self._call("POST", "/items", data=data, files=[("image", _bytes_of(image))])
+        return _read(lambda found: Item(**found), found)
 
     def remove(self, number: int) -> None:
         """Remove an item.
@@ -152,13 +153,21 @@ class Client:
                 return response.json() if response.content else None
             text = str(response.json()["error"])
         except (ValueError, KeyError, TypeError):
-            text = "not an answer of `saat serve`"
+            text = FOREIGN
         after = response.headers.get("retry-after", "")
         raise ServiceError(
             f"{response.status_code}: {text}",
             status=response.status_code,
             retry_after=float(after) if after.isdigit() else None,
         )
+
+
+def _read(make: Callable[[Any], Made], found: Any) -> Made:
+    """Return what `make` makes of an answer, which may be that of another program."""
+    try:
+        return make(found)
+    except (KeyError, TypeError):
+        raise ServiceError(FOREIGN) from None
 
 
 def _fields(k: int, where: str | None, radius: int | None) -> dict[str, str]:
