@@ -20,6 +20,7 @@ from saat.cli import main
 from saat.data.fashion import CLASS_NAMES, read_fashion
 
 __all__ = ["address", "milvus", "postgresql", "remote", "scheme"]  # fixtures: servers, started when a test first asks
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # for doctests: all have one name, so one hides the others
 COUNT = 60
 
 
