@@ -261,9 +261,12 @@ def test_targeted_attack_raises_t_map(plain: Path, tmp_path: Path) -> None:
 def test_the_table_of_an_attack_has_flipped_bits_with_chance(capsys: pytest.CaptureFixture[str]) -> None:
     maps = {"clean_map": 0.912, "attacked_map": 0.321, "chance_map": 0.123}
     flips = {"bit_flip_rate": 0.375, "bit_flip_rate_chance": 0.456}
-    print_attack({"flags": [], "name": "a"} | maps | flips, Path("page"))
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "0.912" in line)
-    assert re.findall(r"0\.\d+", row) == ["0.912", "0.321", "0.123", "0.375", "0.456"]
+    for attack, told in (({}, 0), ({"service": "http://there", "returned_share": 0.25}, 1)):
+        print_attack({"flags": [], "name": "a", "attack": attack} | maps | flips, Path("page"))
+        printed = capsys.readouterr().out
+        (row,) = (line for line in printed.splitlines() if "0.912" in line)
+        assert re.findall(r"0\.\d+", row) == ["0.912", "0.321", "0.123", "0.375", "0.456"]
+        assert printed.count("http://there still returns 25% of its results") == told
 
 
 def test_no_item_for_a_target_gets_an_answer(
