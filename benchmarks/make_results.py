@@ -89,11 +89,10 @@ def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, A
             suite = rows.get("suite standard")
             if suite is None:
                 continue
-            shared = {key: suite[key] for key in ("dataset", "seed", "clean_map", "chance_map", "flags")}
+            shared = {key: suite[key] for key in ("dataset", "seed", "clean_map", "chance_map", "flags", "members")}
             maps = {"paper_attack_map": "saat-paper", "hag_map": "hag", "worst_case_map": "suite standard"}
             row = shared | {"defense": names.get((suite["dataset"], model), "undefended")}
             row |= {key: rows[attack]["map"] for key, attack in maps.items()}
-            row |= {key: suite[key] for key in ("members",) if key in suite}
             found.append(row | {"train_seconds": result["train_seconds"][model] if model == "hardened" else 0.0})
     return found
 

@@ -205,11 +205,15 @@ def test_a_first_push_goes_on_after_a_kill(request_: str, address: Addresses, tm
         check_holds(reader, before)
 
 
+def push_all(content: IndexContent, place: str) -> None:
+    with open_remote(place) as remote:
+        assert sum(step.written for step in steps_of(content, remote)) == 100
+
+
 @pytest.mark.servers
 def test_a_connection_lost_in_a_push_leaves_the_state_before(address: Addresses) -> None:
     place, (before, after) = address("postgresql"), states()
-    with open_remote(place) as remote:
-        assert sum(step.written for step in steps_of(before, remote)) == 100
+    push_all(before, place)
     with open_remote(place) as remote, open_remote(place) as other:
         steps = steps_of(after, remote)
         assert next(steps).written == 0
@@ -226,8 +230,7 @@ def test_a_connection_lost_in_a_push_leaves_the_state_before(address: Addresses)
 @pytest.mark.servers
 def test_a_push_to_a_table_waits_for_another(address: Addresses) -> None:
     place, (before, after) = address("postgresql"), states()
-    with open_remote(place) as remote:
-        assert sum(step.written for step in steps_of(before, remote)) == 100
+    push_all(before, place)
     with open_remote(place) as remote, ThreadPoolExecutor(1) as pool:
         steps = steps_of(after, remote)
         next(steps)
