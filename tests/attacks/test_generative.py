@@ -2,12 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from saat.attacks.generative import (
-    Discriminator,
-    Generator,
-    GeneratorAttack,
-    fit_generator,
-)
+from saat.attacks.generative import GENERATORS, GeneratorAttack, GeneratorOptions, fit_generator
+from saat.attacks.generator_networks import Discriminator, Generator
 from saat.attacks.threat import PatchThreat, ThreatModel
 from saat.errors import ArgumentError, SaatError
 from saat.hamming import hamming_distances, sign_codes
@@ -33,10 +29,10 @@ def pixels(count: int, *, seed: int = 0, size: int = 16) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def fit(model: nn.Module, threat: ThreatModel = THREAT, **options) -> GeneratorAttack:
+def fit(model: nn.Module, threat: ThreatModel = THREAT, *, seed: int = 0, **options) -> GeneratorAttack:
     images, labels = pixels(32), torch.eye(2).repeat(16, 1)
-    settings = {"epochs": 1, "batch_size": 16, "quiet": True, **options}
-    return fit_generator(model, images, labels, TARGETS, CODES, threat, **settings)
+    how = GeneratorOptions(**{"epochs": 1, "batch_size": 16, **options})
+    return fit_generator(model, images, labels, TARGETS, CODES, threat, how, seed=seed, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +98,10 @@ def test_the_same_seed_gives_the_same_generator():
 def test_bytes_are_pixels_over_255():
     images = (pixels(8) * 255).to(torch.uint8)
     labels = torch.eye(2).repeat(4, 1)
-    options = {"epochs": 1, "quiet": True}
+    how = GeneratorOptions(epochs=1)
     attacks = [
-        fit_generator(tiny_model(), x, labels, TARGETS, CODES, THREAT, **options) for x in (images, images / 255.0)
+        fit_generator(tiny_model(), x, labels, TARGETS, CODES, THREAT, how, quiet=True)
+        for x in (images, images / 255.0)
     ]
     found = [attack.toward(TARGETS)(tiny_model(), pixels(2), no_aim) for attack in attacks]
     assert torch.equal(*found)
@@ -116,6 +113,39 @@ def test_an_empty_batch_stays_empty(attack):
 
 def test_the_discriminator_scores_each_label_and_one_more():
     assert Discriminator(classes=5)(pixels(2, size=4)).shape == (2, 6)
+    assert Discriminator(classes=5, width=4, halvings=5)(pixels(2, size=8)).shape == (2, 6)
+
+
+def test_the_rate_falls_in_a_line_over_the_second_half(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def recorded(optimizer, *arguments, **options):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    fit(tiny_model(), epochs=4, learning_rate=0.1, falling=True)  # of 8 steps each third has two updates
+    assert rates == pytest.approx([0.1] * 7 + [0.075, 0.05, 0.05, 0.025], abs=1e-12)
+    rates.clear()
+    fit(tiny_model(), epochs=4, learning_rate=0.1)
+    assert rates == [0.1] * 11
+
+
+def test_within_an_epsilon_of_1_the_penalty_alone_holds_the_change():
+    model, images = tiny_model().eval(), pixels(8, seed=1)
+    found = fit(model, ThreatModel(epsilon=1.0), epochs=30, learning_rate=3e-3).toward(TARGETS.repeat(4, 1))
+    change = (found(model, images, no_aim) - images).abs()
+    assert float(change.max()) > 2 * THREAT.epsilon
+    assert float(change.square().mean().sqrt()) < 0.2  # of two random images it would be 0.4
+
+
+def test_the_published_generator_is_larger():
+    options = vars(GENERATORS["published-generator"]) | {"epochs": 1}
+    attack = fit(tiny_model(), **options)
+    assert attack.toward(TARGETS)(tiny_model(), pixels(2), no_aim).shape == (2, 3, 16, 16)
+    blocks = [layer for layer in attack.generator.body if hasattr(layer, "body")]
+    assert len(blocks) == 6
+    assert blocks[0].body[1].weight.shape == (256, 256, 3, 3)
 
 
 def test_wrong_targets_are_named(attack):
@@ -156,9 +186,15 @@ def test_wrong_training_data_are_named():
     for arguments, message in cases:
         with pytest.raises(ArgumentError, match=message):
             fit_generator(tiny_model(), *arguments, THREAT, quiet=True)
-    for name in ("epochs", "batch_size"):
+
+
+def test_options_out_of_range_are_named():
+    for name in ("epochs", "batch_size", "width", "halvings"):
         with pytest.raises(ArgumentError, match=f"`{name}` is at least 1; got 0"):
-            fit(tiny_model(), **{name: 0})
+            GeneratorOptions(**{name: 0})
+    for name in ("learning_rate", "residual_blocks"):
+        with pytest.raises(ArgumentError, match=f"`{name}` is at least 0.*; got -1"):
+            GeneratorOptions(**{name: -1})
 
 
 def test_a_loss_that_is_not_finite_is_named():

@@ -200,6 +200,7 @@ def test_the_equal_and_the_published_settings():
         "p2p-published": ("ngd", 2000, 1.0, 0.032, True),
         "dhta-published": ("ngd", 2000, 1.0, 0.032, True),
         "tha-published": ("bim", 100, 1 / 255, 8 / 255, False),
+        "pros-gan-published": ("published-generator", 100, 1 / 255, 1.0, True),  # a rate of its own, 1e-4
     }
     searches = {"sdha": "adam", "pros-gan": "generator"}
     for name, settings in PRESETS.items():

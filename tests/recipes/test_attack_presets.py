@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from saat.attacks.catalog import SEARCHES
+from saat.attacks.generative import GENERATORS
 from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import COMMANDS, main
@@ -36,6 +37,7 @@ ATTACKS |= {
     "search square": ["--search=square", "--steps=4"],
     "search universal": ["--search=universal"],
     "search generator": ["--search=generator", "--goal=prototype", "--targeted=true"],
+    "search published-generator": ["--search=published-generator", "--goal=prototype", "--targeted=true"],
     "joined rules": ["--search=di+ti+si-ni"],
     "l2": ["--norm=l2", "--epsilon=0.5", "--search=apgd"],
     "l2 square": ["--norm=l2", "--epsilon=0.5", "--search=square", "--steps=4"],
@@ -59,9 +61,11 @@ def run(tiny: Path, out: Path, *more: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def small_prototypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network of THA in small: it is tested in tests/attacks/test_prototype.py."""
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of THA and ProS-GAN in small: they are tested in test_prototype.py and test_generative.py."""
     monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16), quiet=True))
+    small = replace(GENERATORS["published-generator"], width=8)
+    monkeypatch.setattr("saat.recipes.attacker.GENERATORS", {**GENERATORS, "published-generator": small})
 
 
 def clean_images(tiny: Path) -> torch.Tensor:
@@ -133,6 +137,7 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--search=generator"], "`search` generator needs `goal` prototype, `targeted`, norm linf, and no `patch`"),
         (["--preset=pros-gan", "--norm=l2"], "`search` generator needs"),
         (["--preset=pros-gan", "--patch=0.1"], "`search` generator needs"),
+        (["--preset=pros-gan-published", "--norm=l2"], "`search` published-generator needs"),
         (["--preset=pros-gan", "--surrogate=[x]"], "`search` generator is trained on the attacked model; got a"),
         (["--search=universal", "--surrogate=[x]"], "`search` universal is trained on the attacked model; got a"),
         (["--search=universal", "--targeted=true"], "`search` universal makes one change for all queries"),

@@ -14,6 +14,7 @@ from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack
 from saat.attacks.blackbox import NesAttack, SquareAttack
 from saat.attacks.descent import GradientDescent
+from saat.attacks.generative import GENERATORS
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import MakeObjective
@@ -210,7 +211,7 @@ SAMPLING = ("vmi", "nes")
 """Searches whose steps look around."""
 RESTARTING = ("pgd", "apgd")
 """Searches that can begin again, from another random start."""
-SELF_PACED = ("apgd", "annealed", "adam", "square", "generator")
+SELF_PACED = ("apgd", "annealed", "adam", "square", *GENERATORS)
 """Searches that choose the length of their steps."""
 ALONG_GRADIENT = ("sgd", "ngd")
 """Searches along the gradient itself, for which no part of a radius is a step."""

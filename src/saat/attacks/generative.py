@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from saat.attacks.base import Attack, Probe, check_images
+from saat.attacks.generator_networks import Discriminator, Generator
 from saat.attacks.goals import clean_logits_of
 from saat.attacks.threat import Threat, ThreatModel
 from saat.codes.semantic import has_label
@@ -22,59 +21,48 @@ from saat.runtime import as_channels_last, autocast, derive_seed, frozen, make_g
 # Weights of the released code, for images in [-1, 1], and how rarely its discriminator learns.
 HAMMING_WEIGHT, RECONSTRUCTION_WEIGHT, ADVERSARIAL_WEIGHT = 5.0, 50.0, 1.0
 DISCRIMINATOR_EVERY = 3
-MAP_SIZE = 8
 
 
-def _block(layer: nn.Module, channels: int) -> nn.Sequential:
-    # A norm of each channel erases what is constant over the image; so the cells of a label's map differ.
-    return nn.Sequential(layer, nn.InstanceNorm2d(channels), nn.ReLU())
-
-
-class Generator(nn.Module):
-    """From an image, and the target's labels as a map of 8 x 8 cells spread over it, to a perturbation's direction.
+@dataclass(frozen=True, kw_only=True)
+class GeneratorOptions:
+    """How a generator is built and trained.
 
     Args:
-        classes: C, the width of the labels.
-        width: channels at full size; twice and four times as many at half and quarter size.
+        epochs: passes over the images.
+        batch_size: images a step.
+        learning_rate: of Adam, for both networks.
+        falling: let the rate fall in a line to zero over the second half of the steps; if not, it stays.
+        width: channels of both networks at first; see `Generator` and `Discriminator`.
+        residual_blocks: of the generator.
+        halvings: of the size, in the discriminator.
+
+    Raises:
+        ArgumentError: one is out of range.
     """
 
-    def __init__(self, *, classes: int, width: int = 32) -> None:
-        super().__init__()
-        self.classes = classes
-        self.label_map = nn.Linear(classes, 3 * MAP_SIZE**2)
-        self.body = nn.Sequential(
-            _block(nn.Conv2d(6, width, 7, padding=3), width),
-            _block(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), 2 * width),
-            _block(nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1), 4 * width),
-            _block(nn.Conv2d(4 * width, 4 * width, 3, padding=1), 4 * width),
-            _block(nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1), 2 * width),
-            _block(nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1), width),
-        )
-        self.output = nn.Conv2d(width + 3, 3, 3, padding=1)
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    falling: bool = False
+    width: int = 32
+    residual_blocks: int = 0
+    halvings: int = 3
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [0, 1] and labels (B, C), multi-hot, to directions (B, 3, H, W) in [-1, 1]."""
-        centered = images * 2.0 - 1.0
-        cells = self.label_map((labels > 0).float()).view(-1, 3, MAP_SIZE, MAP_SIZE)
-        maps = F.interpolate(cells, size=images.shape[-2:], mode="nearest")
-        decoded = self.body(torch.cat([centered, maps], 1))
-        return torch.tanh(self.output(torch.cat([decoded, centered], 1)))
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "width", "halvings"):
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("learning_rate", self.learning_rate, 0.0)
+        check_at_least("residual_blocks", self.residual_blocks, 0)
 
 
-class Discriminator(nn.Module):
-    """A network that tells the labels of an image, of C = `classes`, and whether it was generated."""
-
-    def __init__(self, *, classes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for channels, wider in pairwise((3, 32, 64, 128)):
-            layers += [spectral_norm(nn.Conv2d(channels, wider, 3, stride=2, padding=1)), nn.LeakyReLU(0.01)]
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes + 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [0, 1] to scores (B, C + 1): C labels, then 1 for generated and 0 for real."""
-        scores: Tensor = self.layers(images * 2.0 - 1.0)
-        return scores
+SMALL = GeneratorOptions()
+GENERATORS: Mapping[str, GeneratorOptions] = {
+    "generator": SMALL,
+    "published-generator": GeneratorOptions(
+        epochs=100, batch_size=24, learning_rate=1e-4, falling=True, width=64, residual_blocks=6, halvings=5
+    ),
+}
+"""Searches that train a generator first: ours, which is small and quick to train, and that of the released code."""
 
 
 class GeneratorAttack(Attack):
@@ -132,10 +120,8 @@ def fit_generator(
     target_labels: Tensor,
     target_codes: Tensor,
     threat: ThreatModel,
+    options: GeneratorOptions = SMALL,
     *,
-    epochs: int = 20,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
     seed: int = 0,
     precision: str = "float32",
     quiet: bool = False,
@@ -151,9 +137,10 @@ def fit_generator(
     (target, 1) of generated ones, by the mean square too.
 
     *Differs from the paper*: the perturbation is epsilon * tanh(.), projected, where the paper leaves its size to the
-    second term; the generator learns its own map of the target's labels, where the paper takes the embedding of the
-    prototype network; the networks are smaller, fit other sizes and learn at a higher rate. As in the paper, the first
-    term has no gradient where logits have grown beyond the range of tanh (see `weighted_objective`).
+    second term, as an epsilon of 1 does; the generator learns its own map of the target's labels, where the paper
+    takes the embedding of the prototype network; the networks fit other sizes, and with the options as they are, are
+    smaller and learn at a higher rate. As in the paper, the first term has no gradient where logits have grown beyond
+    the range of tanh (see `weighted_objective`).
 
     Args:
         model: images (B, 3, H, W) in [0, 1] -> logits (B, K); left as it is.
@@ -162,34 +149,33 @@ def fit_generator(
         target_labels: (T, C) multi-hot, the label sets that the generator learns to reach.
         target_codes: int8 (T, K), the prototype (or mainstay) codes of `target_labels`.
         threat: how far images may move; linf.
-        epochs: passes over the images.
-        batch_size: images a step.
-        learning_rate: of Adam, for both networks.
+        options: of the networks and of their training.
         seed: of the first weights, the order and the targets.
         precision: of the forward passes; see `runtime.autocast`.
         quiet: show no bar.
 
     Raises:
-        ArgumentError: shapes disagree, an option is out of range, or the threat is not linf.
+        ArgumentError: shapes disagree, or the threat is not linf.
         SaatError: the loss is no longer finite.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        check_at_least(name, value, 1)
-    check_at_least("learning_rate", learning_rate, 0.0)
     _check_linf(threat)
     device = next(iter(model.parameters()), images).device
     _check_data(model, images, labels, target_labels, target_codes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "fit_generator"))
-        generator = Generator(classes=labels.shape[1]).to(device)
-        discriminator = Discriminator(classes=labels.shape[1]).to(device)
+        classes, width = labels.shape[1], options.width
+        generator = Generator(classes=classes, width=width, residual_blocks=options.residual_blocks).to(device)
+        discriminator = Discriminator(classes=classes, width=width, halvings=options.halvings).to(device)
     nets = (generator, discriminator)
-    optimizers = [torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.5, 0.999)) for net in nets]
-    draws = _draws(len(images), len(target_labels), epochs, batch_size, make_generator(seed, "fit_generator"))
-    total = epochs * math.ceil(len(images) / batch_size)
+    optimizers = [torch.optim.Adam(net.parameters(), lr=options.learning_rate, betas=(0.5, 0.999)) for net in nets]
+    draws = _draws(len(images), len(target_labels), options, make_generator(seed, "fit_generator"))
+    total = options.epochs * math.ceil(len(images) / options.batch_size)
     bar = progress(draws, "fit generator", unit="batch", total=total, quiet=quiet)
     with frozen(model):
         for step, (rows, targets) in enumerate(bar):
+            if options.falling:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                    group["lr"] = options.learning_rate * min(1.0, 2.0 * (1.0 - step / total))
             clean = _to_pixels(images[rows], device)
             wanted, codes = target_labels[targets].to(device), target_codes[targets].to(device)
             generated = _generate(generator, clean, wanted, threat, precision)
@@ -253,11 +239,11 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _draws(
-    count: int, targets: int, epochs: int, batch_size: int, generator: torch.Generator
+    count: int, targets: int, options: GeneratorOptions, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the rows of each batch, and a random row of the targets for each."""
-    for _ in range(epochs):
-        for rows in torch.split(torch.randperm(count, generator=generator), batch_size):
+    for _ in range(options.epochs):
+        for rows in torch.split(torch.randperm(count, generator=generator), options.batch_size):
             yield rows, torch.randint(targets, (len(rows),), generator=generator)
 
 

@@ -34,6 +34,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "p2p": DHTA,
     "dhta": DHTA,
     "tha": {"search": "bim", "schedule": False},
+    "pros-gan": {"search": "published-generator", "epsilon": 1.0},  # only its penalty holds the change
 }
 """What the papers and their code have in place of the equal budget."""
 PRESETS: Mapping[str, dict[str, Any]] = PAPERS | {

@@ -64,7 +64,7 @@ class AttackConfig(RunOptions):
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.
         search: pgd, fgsm, bim, apgd, annealed, adam, sgd, ngd; for transfer mi, ni, si-ni, vmi, di, ti, or several
             joined by +, such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change
-            for all queries), generator (ProS-GAN).
+            for all queries), generator and published-generator (ProS-GAN).
         surrogate: checkpoints on which the images are made, instead of the attacked model; several at once.
         service: address of a running `saat serve`, which returned-ids asks instead of the attacked model.
         token_file: file with the token that the service needs.

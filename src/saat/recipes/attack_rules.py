@@ -15,6 +15,7 @@ from saat.attacks.catalog import (
     UNTARGETED,
     WITHOUT_GRADIENT,
 )
+from saat.attacks.generative import GENERATORS
 from saat.errors import ArgumentError
 from saat.recipes.attacker import TRAINED
 
@@ -60,5 +61,5 @@ def check_trained(config: AttackConfig) -> None:
         raise ArgumentError(f"`search` {config.search} is trained on the attacked model; got a `surrogate`")
     if config.search == "universal" and config.targeted:
         raise ArgumentError("`search` universal makes one change for all queries; got `targeted`, one aim for each")
-    if config.search == "generator" and (config.goal != "prototype" or config.patch or config.norm != "linf"):
-        raise ArgumentError("`search` generator needs `goal` prototype, `targeted`, norm linf, and no `patch`")
+    if config.search in GENERATORS and (config.goal != "prototype" or config.patch or config.norm != "linf"):
+        raise ArgumentError(f"`search` {config.search} needs `goal` prototype, `targeted`, norm linf, and no `patch`")

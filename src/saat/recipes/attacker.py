@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saat.attacks.base import Attack
 from saat.attacks.catalog import GOALS, SEEN_FROM_OUTSIDE, GoalOptions, SearchOptions, make_search
-from saat.attacks.generative import fit_generator
+from saat.attacks.generative import GENERATORS, fit_generator
 from saat.attacks.objectives import OBJECTIVES, RELAXED
 from saat.attacks.prototype import PrototypeGoal, prototype_codes
 from saat.attacks.threat import ThreatModel
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RETURNED = 100  # ids that a search service shows
 STEPPED_SIGMA = 0.03  # a smaller look at returned ids sees no difference in nine of ten directions
 
-TRAINED = ("universal", "generator")
+TRAINED = ("universal", *GENERATORS)
 """Searches that are trained on the train split first."""
 
 
@@ -164,7 +164,7 @@ def _train(
         sets,
         prototype_codes(goal.net, sets),
         threat,
-        epochs=config.steps,
+        replace(GENERATORS[config.search], epochs=config.steps),
         seed=config.seed,
         precision=precision,
         quiet=config.quiet,
