@@ -32,7 +32,7 @@ from saat.parsing import parse
 from saat.recipes.outside import ServiceSearch
 from saat.recipes.subject import load_subject
 from saat.serving.client import ServiceError
-from saat.serving.hits import Answer, Hit
+from saat.serving.hits import Answer, Hit, Item, Risk
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 Start = Callable[..., AbstractContextManager[Any]]
@@ -217,6 +217,17 @@ def test_a_service_that_is_not_there_or_is_something_else(
         ):
             with pytest.raises(ServiceError, match=r"^not an answer of `saat serve`$"):
                 ask()
+
+
+def test_what_a_later_service_tells_beside_is_passed_over() -> None:
+    item = {"id": 3, "name": "a.png", "metadata": {}, "views": 9}
+    risk = {**vars(Risk.of(0.1, 0.9)), "detectors": 2}
+    hit = {**item, "distance": 2, "bits": [4, 7]}
+    says = {"hits": [hit], "risk": risk, "within": None, "seconds": 0.1, **item}
+    with other_program(json.dumps(says).encode()) as url, saat.Client(url) as client:
+        assert client.item(3) == Item(3, "a.png", {})
+        found = client.answer(b"an image")
+        assert (found.hits, found.risk) == ([Hit(3, 2, (4, 7), "a.png", {})], Risk.of(0.1, 0.9))
 
 
 def test_a_wrong_token_and_another_model_are_named(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -107,7 +109,7 @@ class Client:
         Raises:
             ServiceError: the service refused, or is another program.
         """
-        return _read(lambda found: About(**found), self._call("GET", "/about"))
+        return _read(partial(_made, About), self._call("GET", "/about"))
 
     def item(self, number: int) -> Item:
         """Return an item.
@@ -115,7 +117,7 @@ class Client:
         Raises:
             ServiceError: the service refused; with status 404 if there is no such item.
         """
-        return _read(lambda found: Item(**found), self._call("GET", f"/items/{number:d}"))
+        return _read(partial(_made, Item), self._call("GET", f"/items/{number:d}"))
 
     def add(self, image: Path | str | bytes, *, label: str | None = None) -> Item:
         """Add an image, and return its item; that of before, if the image was added before.
@@ -126,7 +128,7 @@ class Client:
         """
         data = {} if label is None else {"label": label}
         found = self._call("POST", "/items", data=data, files=[("image", _bytes_of(image))])
-        return _read(lambda found: Item(**found), found)
+        return _read(partial(_made, Item), found)
 
     def remove(self, number: int) -> None:
         """Remove an item.
@@ -170,14 +172,19 @@ def _read(make: Callable[[Any], Made], found: Any) -> Made:
         raise ServiceError(FOREIGN) from None
 
 
+def _made(kind: type[Made], found: Mapping[str, Any]) -> Made:
+    """Return a dataclass of what was found for it; a later service may tell more, which is passed over."""
+    return kind(**{field.name: found[field.name] for field in fields(cast(Any, kind))})
+
+
 def _fields(k: int, where: str | None, radius: int | None) -> dict[str, str]:
     given = {"k": k, "where": where, "radius": radius}
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _answer_of(found: Mapping[str, Any]) -> Answer:
-    hits = [Hit(**(hit | {"bits": tuple(hit["bits"])})) for hit in found["hits"]]
-    return Answer(hits, None if found["risk"] is None else Risk(**found["risk"]), found["within"])
+    hits = [_made(Hit, hit | {"bits": tuple(hit["bits"])}) for hit in found["hits"]]
+    return Answer(hits, None if found["risk"] is None else _made(Risk, found["risk"]), found["within"])
 
 
 def _bytes_of(image: Path | str | bytes) -> bytes:
