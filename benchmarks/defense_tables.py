@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from markdown_tables import markdown, spread
+from markdown_tables import markdown, paragraph, spread
 
 DEFENSES = (
     *(
@@ -26,16 +26,22 @@ DEFENSES = (
 DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
 `kept` is the share of the gap between clean and chance that is left in the worst case. Seconds are wall time of a
-machine that had other work: for the cost see below. `saat, as released` has no momentum, `saat` 0.9. `constant` has
-one code for all images: no attack moves it, and it finds nothing. `saat, database of plain` shows what the database's
-codes alone are worth."""
+machine that had other work: for the cost see below."""
+REMARKS = {
+    "saat, as released": "`saat, as released` has no momentum.",
+    "saat": "`saat` has momentum 0.9.",
+    "constant": "`constant` has one code for all images: no attack moves it, and it finds nothing.",
+    "saat, database of plain": "`saat, database of plain` shows what the database's codes alone are worth.",
+}
+"""What a reader of some rows should know."""
 THREATS_NOTE = """\
 MAP, tie-aware; chance {}. APGD away from the mainstay code with 20 steps, so that a figure says how models compare, not
 how low a strong attack goes. The images made on another model come from MI-FGSM on the plain one, and for the plain one
 on that of SAAT."""
 ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
-same time of training. The worst case is that of the suite `fast`."""
+same time of training. The worst case is that of the suite `fast`. What is not in the table has not been measured:
+`bench_ablation.py --help` has all runs."""
 CURVE_NOTE = """\
 `--robustness` multiplies the radius that is trained against. The worst case is that of the suite `fast`; one seed.
 
@@ -74,7 +80,11 @@ def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
                 ]
             )
         columns = ("defense", "flags", "seeds", "clean MAP", "SAAT attack", "HAG", "worst case", "kept", "seconds")
-        note = DEFENSE_NOTE.format(f"{rows[0]['chance_map']:.3f}")
+        remarks = [
+            DEFENSE_NOTE.format(f"{rows[0]['chance_map']:.3f}"),
+            *(REMARKS[name] for name in REMARKS if name in names),
+        ]
+        note = paragraph(" ".join(remarks))
         parts.append(f"## Defenses on {dataset}\n\n{note}\n\n{markdown(columns, table, text_columns=2)}\n")
         parts += gains(rows)
     return parts
