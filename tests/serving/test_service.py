@@ -1,19 +1,13 @@
-"""The service as a process of its own, asked over real connections: every route, and requests meant to harm."""
+"""The service as a process of its own, asked over real connections: every route."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import shutil
-import socket
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +15,19 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from asking import measure, post
 from numpy.typing import NDArray
 from PIL import Image
 
 import saat
-from saat.data.fashion import read_fashion
 from saat.defenses.detection import Detector
 from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
-from saat.recipes.serve import ServeConfig, _listen
-from saat.serving.client import ServiceError
-from saat.serving.hits import Item, Risk
-from saat.serving.service import LAB_ROOM
+from saat.recipes.serve import ServeConfig
+from saat.serving.hits import Risk
 
 Start = Callable[..., AbstractContextManager[Any]]
-TOKEN = "a-token-of-enough-letters"
-
-
-@pytest.fixture(scope="module")
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def photo(served: Any) -> Path:
-    return sorted((served.photos / "Dress").glob("*.png"))[0]
-
-
-def post(http: httpx.Client, photo: Path, **data: str) -> httpx.Response:
-    return http.post("/search", files={"image": photo.read_bytes()}, data=data)
 
 
 @pytest.mark.parametrize("where", [None, "label == 'Bag' or label contains 'a'"])
@@ -169,11 +145,6 @@ def test_the_page_and_the_headers_of_every_answer(http: httpx.Client) -> None:
         assert "server" not in answer.headers
 
 
-def measure(http: httpx.Client, name: str) -> float:
-    lines = [line for line in http.get("/metrics").text.splitlines() if line.startswith(name)]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
 def test_metrics_count(http: httpx.Client, photo: Path) -> None:
     name = 'saat_requests_total{method="POST",route="/search",status="200"}'
     before = measure(http, name)
@@ -228,247 +199,3 @@ def risk_of(image: NDArray[Any], model: Any) -> dict[str, Any]:
 def pixels(data_url: str) -> Any:
     content = base64.b64decode(data_url.removeprefix("data:image/png;base64,"))
     return np.asarray(Image.open(io.BytesIO(content))).astype(int)
-
-
-def bomb() -> bytes:
-    """A PNG of 12,000 x 12,000 pixels in a few hundred bytes, as its header says."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    size = (12_000).to_bytes(4, "big")
-    pixels = zlib.compress(bytes(100_000), 9)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", size + size + b"\x08\x02\0\0\0")
-        + chunk(b"IDAT", pixels)
-        + chunk(b"IEND", b"")
-    )
-
-
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-HOSTILE: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "truncated": ({"files": {"image": jpeg()[:3000]}}, (422,)),
-    "bomb": ({"files": {"image": bomb()}}, (422,)),
-    "text": ({"files": {"image": b"#!/bin/sh\nrm -rf /"}}, (422,)),
-    "svg": ({"files": {"image": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}}, (422,)),
-    "empty": ({"files": {"image": b""}}, (422,)),
-    "a name with a path": ({"files": {"image": ("../../etc/passwd", b"x", "image/png")}}, (422,)),
-    "no file": ({"data": {"image": "/etc/passwd"}}, (422,)),
-    "a URL": ({"data": {"image": "http://127.0.0.1/"}}, (422,)),
-    "both": ({"files": {"image": jpeg()}, "data": {"item": "1"}}, (422,)),
-    "neither": ({"data": {"k": "3"}}, (422,)),
-    "JSON": ({"json": {"image": "x"}}, (422,)),
-    "broken multipart": (
-        {"content": b"--x\r\nbad", "headers": {"content-type": "multipart/form-data; boundary=x"}},
-        (400, 422),
-    ),
-    "no boundary": ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, (400, 422)),
-    "k too large": ({"data": {"item": "1", "k": "1001"}}, (422,)),
-    "k zero": ({"data": {"item": "1", "k": "0"}}, (422,)),
-    "k no number": ({"data": {"item": "1", "k": "1e9"}}, (422,)),
-    "item too large": ({"data": {"item": str(2**70)}}, (422,)),
-    "bad where": ({"data": {"item": "1", "where": "label = 'Bag'"}}, (422,)),
-    "where that is code": ({"data": {"item": "1", "where": "__import__('os').system('x')"}}, (422,)),
-    "where of parentheses": ({"data": {"item": "1", "where": "(" * 900}}, (422,)),
-    "where of another kind": ({"data": {"item": "1", "where": "label < 3"}}, (422,)),
-    "where too long": ({"data": {"item": "1", "where": "label == '" + "x" * 2000 + "'"}}, (422,)),
-    "too large": ({"files": {"image": bytes(11_000_000)}}, (413,)),
-    "too large, in chunks": ({"content": (bytes(100_000) for _ in range(150))}, (413, 422)),
-    "too many files": ({"files": [("images", bytes(1)) for _ in range(1100)]}, (400, 422)),
-}
-
-
-def test_hostile_requests_are_refused_and_harm_nobody(http: httpx.Client, url: str, photo: Path) -> None:
-    wanted, ended = post(http, photo).json(), threading.Event()
-    others: list[Any] = []
-
-    def good() -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
-            while not ended.is_set():
-                others.append(post(client, photo).json())
-
-    honest = threading.Thread(target=good)
-    honest.start()
-    try:
-        for name, (request, statuses) in HOSTILE.items():
-            answer = http.post("/search", **request)
-            assert answer.status_code in statuses, (name, answer.status_code, answer.text)
-            assert set(answer.json()) == {"error"}, name
-            assert "Traceback" not in answer.text
-    finally:
-        ended.set()
-        honest.join()
-    assert others
-    assert all(other == wanted for other in others)
-    assert measure(http, "saat_searches_underway") == 0
-
-
-def test_a_body_without_a_length_is_counted_as_it_streams(http: httpx.Client) -> None:
-    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-
-    def parts() -> Iterator[bytes]:
-        yield head
-        for _ in range(200):
-            yield bytes(100_000)
-
-    answer = http.post("/search", content=parts(), headers={"content-type": "multipart/form-data; boundary=x"})
-    assert (answer.status_code, answer.json()) == (413, {"error": "a request has at most 10,000,000 bytes"})
-
-
-@pytest.mark.parametrize(
-    "path", ["/../../etc/passwd", "/static/app.js", "/%2e%2e/app.py", "/app.js/../app.py", "//etc/passwd", "/docs"]
-)
-def test_no_path_reaches_the_disk(url: str, path: str) -> None:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:  # httpx would tidy the path up
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert b" 404 " in answer.split(b"\r\n")[0]
-
-
-@pytest.fixture(scope="module")
-def guarded(served: Any, serve: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A service with a token, over an index of its own, and its folder."""
-    folder = tmp_path_factory.mktemp("guarded")
-    shutil.copytree(served.index, folder / "index")
-    (folder / "token").write_text(TOKEN + "\n")
-    with serve(f"--index={folder / 'index'}", f"--token_file={folder / 'token'}") as server:
-        yield server.url, folder / "index"
-
-
-def test_a_token_opens_everything_but_health(guarded: tuple[str, Path]) -> None:
-    url, _ = guarded
-    asked = [
-        ("GET", "/items/1"),
-        ("GET", "/metrics"),
-        ("GET", "/openapi.json"),
-        ("POST", "/search"),
-        ("DELETE", "/items/1"),
-    ]
-    for shown in (
-        {},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": f"Basic {TOKEN}"},
-        {"Authorization": "Bearer é"},
-    ):
-        headers = {name: value.encode() for name, value in shown.items()}
-        for method, path in asked:
-            answer = httpx.request(method, url + path, headers=headers)
-            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), (method, path)
-    assert httpx.get(url + "/health").status_code == 200
-    assert httpx.get(url + "/items/1", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
-    assert (
-        httpx.post(url + "/lab/attack", data={"item": "1"}, headers={"Authorization": f"Bearer {TOKEN}"}).status_code
-        == 404
-    )
-
-
-def test_items_are_added_and_removed_for_good(guarded: tuple[str, Path]) -> None:
-    url, folder = guarded
-    buffer = io.BytesIO()
-    Image.fromarray(read_fashion().read(500)).save(buffer, "PNG")
-    with saat.Client(url, TOKEN) as client:
-        assert client.answer(buffer.getvalue()).risk is None  # no detector
-        added = client.add(buffer.getvalue(), label="Bag")
-        assert (added.id, added.metadata) == (60, {"label": "Bag"})
-        assert client.add(buffer.getvalue(), label="Bag") == added  # the same image is the same item
-        assert added in [Item(hit.id, hit.name, hit.metadata) for hit in client.search(buffer.getvalue())]
-        assert [path.name for path in (folder / "uploads").iterdir()] == [added.name]
-        wanted = search(SearchConfig(index=folder, image=folder / "uploads" / added.name, k=61, quiet=True))
-        assert [hit["id"] for hit in wanted] == [hit.id for hit in client.search(buffer.getvalue(), 61)]
-        client.remove(added.id)
-        client.remove(59)
-        for gone in (added.id, 59):
-            with pytest.raises(ServiceError, match=f"404: no item {gone}") as refused:
-                client.item(gone)
-            assert refused.value.status == 404
-        with pytest.raises(ServiceError, match="404"):
-            client.remove(added.id)
-        with pytest.raises(ServiceError, match="422: not an image"):
-            client.add(b"no image")
-        assert len(client.search(buffer.getvalue(), 100)) == 59
-    assert not list((folder / "uploads").iterdir())
-    assert json.loads((folder / "manifest.json").read_text())["count"] == 59
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"host": "elsewhere.org"}, {"host": "elsewhere.org:80"}, {"host": ""}, {"origin": "https://elsewhere.org"}],
-)
-def test_no_page_of_another_site_gets_at_a_service_without_a_token(http: httpx.Client, headers: Any) -> None:
-    answer = http.post("/search", data={"item": "1"}, headers=headers)
-    assert answer.status_code == 403
-    assert http.post("/search", data={"item": "1"}, headers={"origin": str(http.base_url).rstrip("/")}).is_success
-
-
-def test_without_a_token_nothing_changes(http: httpx.Client, photo: Path) -> None:
-    assert http.post("/items", files={"image": photo.read_bytes()}).status_code == 403
-    assert http.delete("/items/1").status_code == 403
-
-
-def test_a_full_queue_says_come_again_and_slow_requests_end(served: Any, serve: Start, photo: Path) -> None:
-    options = ("--room=2", "--request_seconds=4", "--rate=0", "--lab=true")
-    with serve(f"--index={served.index}", *options) as server:
-
-        def ask(_: int) -> httpx.Response:
-            return httpx.post(server.url + "/search", files={"image": photo.read_bytes()}, timeout=60)
-
-        with ThreadPoolExecutor(24) as pool:
-            answers = list(pool.map(ask, range(72)))
-        codes = [answer.status_code for answer in answers]
-        assert set(codes) == {200, 503}, codes
-        refused = [answer for answer in answers if answer.status_code == 503]
-        assert {"1"} <= {answer.headers.get("retry-after") for answer in refused} <= {"1", "5"}
-        assert ask(0).status_code == 200  # the room is given back
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as slow:
-            slow.sendall(
-                b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-            )
-            slow.sendall(b"Content-Length: 1000\r\n\r\n--x\r\n")
-            assert b" 408 " in slow.recv(65536).split(b"\r\n")[0]
-
-
-def test_the_rate_of_a_client_is_limited(served: Any, serve: Start) -> None:
-    with serve(f"--index={served.index}", "--rate=0.5") as server:
-        hasty = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.7"), base_url=server.url)
-        calm = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.8"), base_url=server.url)
-        with hasty, calm:
-            forged = [{"X-Forwarded-For": f"10.0.0.{turn}"} for turn in range(8)]  # no way around it
-            answers = [hasty.get("/items/1", headers=headers) for headers in forged]
-            assert answers[0].status_code == 200
-            refused = [answer for answer in answers if answer.status_code == 429]
-            assert refused
-            assert refused[0].headers["retry-after"] in ("1", "2", "3")
-            assert calm.get("/items/1").status_code == 200
-            assert hasty.get("/health").status_code == 200
-
-
-def test_sigterm_finishes_what_is_underway(served: Any, serve: Start) -> None:
-    with serve(f"--index={served.index}", "--lab=true", "--rate=0") as server, ThreadPoolExecutor(8) as pool:
-        fields = {"item": "1", "steps": "100", "k": "3"}
-        post = partial(httpx.post, server.url + "/lab/attack", data=fields, timeout=60)
-        answers = [pool.submit(post) for _ in range(LAB_ROOM)]
-        next(as_completed(answers))  # so that all have arrived: they were sent together, and take turns
-        assert not all(answer.done() for answer in answers)
-        assert server.terminate() == 0
-        for answer in answers:
-            assert answer.result().status_code == 200
-            assert len(answer.result().json()["sides"][0]["after"]) == 3
-        with pytest.raises(httpx.TransportError):
-            httpx.get(server.url + "/health")
-        with saat.Client(server.url) as client, pytest.raises(ServiceError, match="no answer from"):
-            client.item(1)
-
-
-def test_an_answer_does_not_wait_for_acknowledgements() -> None:
-    with _listen("127.0.0.1", 0) as listener:
-        address = listener.getsockname()
-        with socket.create_connection(address), listener.accept()[0] as connection:
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
