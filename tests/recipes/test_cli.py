@@ -180,6 +180,7 @@ def parsed(line: str) -> Any:
         ),
         ("harden 2024 --out y", "harden --checkpoint=./2024 --out=y"),
         ("index build --checkpoint x --images '[a, b c]' --out y", "index build x '[a, b c]' --out y"),
+        ("index merge x z --out y", "index merge --parts='[x, z]' --out=y"),
         ("index remove y --ids 3", "index remove --index=y --ids=[3]"),
         (
             "index push y --to postgresql://host/base --hnsw",
