@@ -26,8 +26,9 @@ MACHINES = """\
 
 `saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
 `POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
-disk, and the new one: three times the figure. Not in it are codes and ids of the items of the last few conditions.
-With {length} bits and {metadata} bytes of metadata, on machines of {machine} of which {spare:.0%} stay free:
+disk, and the new one: three times the figure, and `saat index merge` takes about as much. Not in it are codes and ids
+of the items of the last few conditions. With {length} bits and {metadata} bytes of metadata, on machines of {machine}
+of which {spare:.0%} stay free:
 
 {table}
 
@@ -73,7 +74,8 @@ with `benchmarks/bench_serve.py --checkpoint DIR`. At that rate the first index 
 
 {build}
 
-The work is divided by giving each machine a part of the images and building one index a part.
+The work is divided by giving each machine a part of the images and building one index a part; `saat index merge` joins
+[the parts](index.md#in-parts) to one, and reads no image.
 """
 KILLS = """\
 ## Kills
@@ -143,8 +145,8 @@ STEPS = """\
 
 `saat serve` searches exactly, by `faiss`, whatever the size, unless `--backend` names another structure. It builds
 that when it starts, as `saat.index.catalog.make_index` does in Python; on a folder, `saat search --backend` builds it
-anew at each call, which takes longer than the search that it spares. saat has no program that merges the answers of
-several services: a client does it, by (distance, id).
+anew at each call, which takes longer than the search that it spares. `saat index merge` joins indexes to one; saat has
+no program that merges the answers of several services: a client does it, by (distance, id).
 
 | images | what to do |
 |---:|---|
@@ -152,11 +154,13 @@ several services: a client does it, by (distance, id).
 | 10^7 | Add images in bulk, by `saat index add`, for each change writes every file. At 32 bits many items share \
 a code and come in order of id: take 64. Wide metadata go to a server: `saat index push`. |
 | 10^8 | One query alone takes long enough to be felt. Parts on several machines, a service each; or Milvus as a \
-cluster, which divides a collection by itself.{servers_8} For radii of a few bits, `multi-index` from Python, if your \
-codes are not so clustered that a ball holds much of the database; where some loss is allowed, `saat serve --backend` \
-with `ivf` or `hnsw`.{structures_8} |
-| 10^9 | Parts of 10^8.{servers_9} A part cannot be rewritten for each change: keep new items in a small one, and \
-build the others anew at night. With `ivf` or `hnsw`, measure recall on your own queries: \
+cluster, which divides a collection by itself. Encode on several machines, too, and join by `saat index merge` \
+what one service is to search, or one push to move.{servers_8} For radii of a few bits, `multi-index` from Python, if \
+your codes are not so clustered that a ball holds much of the database; where some loss is allowed, `saat serve \
+--backend` with `ivf` or `hnsw`.{structures_8} |
+| 10^9 | Parts of 10^8, each joined by `saat index merge` of what several machines encoded.{servers_9} A part \
+cannot be rewritten for each change: keep new items in a small one, and merge it with another at night, which gives \
+new ids. With `ivf` or `hnsw`, measure recall on your own queries: \
 `saat.index.recall.recall_at`.{structures_9} |
 
 Robustness does not grow with N. The more images, the more of them lie within any distance of a query, attacked or not:

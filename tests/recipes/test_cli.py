@@ -180,6 +180,7 @@ def parsed(line: str) -> Any:
         ),
         ("harden 2024 --out y", "harden --checkpoint=./2024 --out=y"),
         ("index build --checkpoint x --images '[a, b c]' --out y", "index build x '[a, b c]' --out y"),
+        ("index merge x z --out y", "index merge --parts='[x, z]' --out=y"),
         ("index remove y --ids 3", "index remove --index=y --ids=[3]"),
         (
             "index push y --to postgresql://host/base --hnsw",
@@ -474,7 +475,7 @@ def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str])
     assert f"saat {words}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("group", "count"), [("index", 6), ("data", 2)])
+@pytest.mark.parametrize(("group", "count"), [("index", 7), ("data", 2)])
 def test_help_of_a_group_shows_its_commands(group: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([group, "--help"], [group, "-h"], [group], [group, "frobnicate"]):
         asked = words[1:] in (["--help"], ["-h"])

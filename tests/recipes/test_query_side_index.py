@@ -23,6 +23,7 @@ from saat.index.storage import read_index
 from saat.models.checkpoint import load_checkpoint, read_card, save_checkpoint, weights_checksum
 from saat.recipes.encoder import load_encoder, load_encoders
 from saat.recipes.index import AddConfig, BuildConfig, add, build
+from saat.recipes.merge import MergeConfig, merge
 from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
 from saat.recipes.serve import ServeConfig, make_service
@@ -115,6 +116,16 @@ def test_items_are_added_by_the_one_checkpoint_or_the_other(
     content = read_index(tmp_path / "index")
     assert (content.packed == codes_of(tiny, photos[:6])).all()
     assert content.model.checkpoint == str(first)
+
+
+def test_indexes_by_the_one_checkpoint_and_the_other_are_merged(
+    tiny: Path, hard: Path, photos: list[Path], plain_index: Path, tmp_path: Path
+) -> None:
+    build(BuildConfig(checkpoint=hard, images=photos[COUNT // 2 :], out=tmp_path / "second", quiet=True))
+    merge(MergeConfig(parts=[plain_index, tmp_path / "second"], out=tmp_path / "index", quiet=True))
+    content = read_index(tmp_path / "index")
+    assert (content.packed == codes_of(tiny, photos)).all()
+    assert content.model.checkpoint == str(tiny)
 
 
 def test_queries_are_encoded_by_the_model_of_the_checkpoint(

@@ -164,6 +164,16 @@ def verify_index(folder: Path) -> tuple[str, ...]:
     return tuple(damaged)
 
 
+def check_new(folder: Path) -> None:
+    """Raise if a folder holds an index.
+
+    Raises:
+        DataError: it does.
+    """
+    if (folder / MANIFEST).exists():
+        raise DataError(f"`out` is a folder without an index; found one in {folder} (saat index add makes it larger)")
+
+
 def create_index(folder: Path, content: IndexContent) -> Manifest:
     """Write a new index.
 
@@ -171,8 +181,7 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
         DataError: `folder` holds one already.
     """
     with locked(folder):
-        if (folder / MANIFEST).exists():
-            raise DataError(f"`out` is a folder without an index; found one in {folder}")
+        check_new(folder)
         manifest = _write(folder, content, before=None)
         sync_folder(folder.absolute().parent)
         return manifest

@@ -13,7 +13,16 @@ from saat.errors import ArgumentError, DataError, check_at_least
 from saat.index.address import is_address
 from saat.index.catalog import open_remote
 from saat.index.content import IndexContent
-from saat.index.storage import MANIFEST, create_index, read_index, read_manifest, read_state, update_index, verify_index
+from saat.index.storage import (
+    MANIFEST,
+    check_new,
+    create_index,
+    read_index,
+    read_manifest,
+    read_state,
+    update_index,
+    verify_index,
+)
 from saat.index.where import select
 from saat.recipes.encoder import (
     Encoded,
@@ -128,12 +137,12 @@ def build(config: BuildConfig) -> dict[str, Any]:
     """Build by `config`, print what was done, and return it."""
     written = (config.out / MANIFEST).exists()
     kept = kept_identities(config.out) if written else set()
-    if written and not kept:
-        raise _not_new(config.out)
+    if not kept:
+        check_new(config.out)
     device = config.start()
     items = read_items(config.images)
     if written and not _was_built_from(items, config.out, kept):
-        raise _not_new(config.out)
+        check_new(config.out)
     encoder = load_encoders(config.checkpoint, config.model, device=device).items
     if written:
         read_manifest(config.out).model.check(encoder.key)
@@ -233,17 +242,12 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
     Raises:
         DataError: it is not; every damaged file is named.
     """
-    damaged = verify_index(config.index)
-    if damaged:
+    if damaged := verify_index(config.index):
         raise DataError("; ".join(damaged))
     count = read_manifest(config.index).count
     if not config.quiet:
         print(f"{config.index}: sound, {count:,} items")
     return {"count": count}
-
-
-def _not_new(out: Path) -> DataError:
-    return DataError(f"`out` is a folder without an index; found one in {out} (saat index add makes it larger)")
 
 
 def _was_built_from(items: Items, folder: Path, kept: Collection[str]) -> bool:
