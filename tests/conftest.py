@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 from servers import address, milvus, postgresql, remote, scheme
 
@@ -21,6 +22,8 @@ from saat.data.fashion import CLASS_NAMES, read_fashion
 
 __all__ = ["address", "milvus", "postgresql", "remote", "scheme"]  # fixtures: servers, started when a test first asks
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # for doctests: all have one name, so one hides the others
+settings.register_profile("slow machines", deadline=None)
+settings.load_profile("slow machines")
 COUNT = 60
 
 

@@ -50,7 +50,7 @@ def test_a_square_by_hand():
 
 
 @given(drawn=draws())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_pixel_is_where_the_draw_says(drawn: CropFlip):
     images = stored(len(drawn.offsets))
     shown, followed, kept = drawn.apply(images), drawn.follow(images), -images
@@ -67,7 +67,7 @@ def test_every_pixel_is_where_the_draw_says(drawn: CropFlip):
 
 
 @given(drawn=draws())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_there_and_back_changes_nothing(drawn: CropFlip):
     changes = stored(len(drawn.offsets)).to(torch.int8)
     assert torch.equal(drawn.undo(drawn.follow(changes), changes), changes)

@@ -54,7 +54,7 @@ def test_projection_sizes_and_violations_worked_by_hand():
     assert QUARTER.violation(moved, clean).tolist() == pytest.approx([1.25, 0.25])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1), st.integers(0, 10_000), st.floats(0, 10))
 def test_projection_ends_inside_and_moves_nothing_that_is_inside(share, row, column, seed, scale):
     threat, clean = PatchThreat(share=share, row=row, column=column), pixels(seed)

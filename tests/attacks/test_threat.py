@@ -13,7 +13,7 @@ def pixels(seed: int, batch: int = 3) -> torch.Tensor:
     return torch.rand(batch, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(THREATS), st.integers(0, 10_000), st.floats(0, 10))
 def test_projection_ends_inside_and_moves_nothing_that_is_inside(threat, seed, scale):
     clean = pixels(seed)

@@ -13,7 +13,7 @@ def random_codes(rows: int, seed: int, code_length: int = 16) -> torch.Tensor:
     return sign_codes(torch.randn(rows, code_length, generator=torch.Generator().manual_seed(seed)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 9999))
 def test_sums_after_updates_are_those_of_a_new_bank(items, classes, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -39,7 +39,7 @@ def naive_weights(labels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return weights
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 25), st.integers(1, 5), st.integers(0, 9999))
 def test_sums_by_label_set_equal_the_naive_formula(items, classes, seed):
     codes, labels, wanted = random_case(items, classes, 16, seed)
@@ -48,7 +48,7 @@ def test_sums_by_label_set_equal_the_naive_formula(items, classes, seed):
     assert torch.equal(mainstay_codes(CodeBank(codes, labels), wanted), expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 25), st.integers(1, 5), st.integers(0, 9999))
 def test_no_other_code_is_nearer_to_the_relevant_and_farther_from_the_irrelevant(items, classes, seed):
     codes, labels, wanted = random_case(items, classes, 8, seed)
@@ -109,7 +109,7 @@ def naive_center_scores(labels: torch.Tensor, wanted: torch.Tensor, codes: torch
 
 
 @pytest.mark.parametrize("weights", ["jaccard", "mean"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 25), st.integers(1, 5), st.integers(0, 9999))
 def test_center_codes_equal_the_naive_formula(weights, items, classes, seed):
     codes, labels, wanted = random_case(items, classes, 16, seed)

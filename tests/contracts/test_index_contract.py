@@ -67,7 +67,7 @@ def random_items(seed: int, *, count: int, width: int, distinct: int) -> tuple[N
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(1, 90),
@@ -162,7 +162,7 @@ def test_mistakes_are_named(name: str, make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", [FlatIndex, MultiIndex])
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(0, 90),

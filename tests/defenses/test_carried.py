@@ -120,7 +120,7 @@ def test_a_crop_moves_the_perturbation_along():
     steps=st.integers(1, 3),
     extreme=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_epoch_leaves_the_ball_or_the_range(seed, epsilon, steps, extreme):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(3, 3, SIZE, SIZE, generator=generator)

@@ -20,7 +20,7 @@ def random_case(queries: int, items: int, classes: int, seed: int, code_length: 
 SIZES = (st.integers(1, 4), st.integers(1, 40), st.integers(1, 4), st.integers(0, 10_000))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(*SIZES)
 def test_at_codes_the_soft_counts_are_the_exact_counts(queries, items, classes, seed):
     case = random_case(queries, items, classes, seed)
@@ -33,7 +33,7 @@ def test_at_codes_the_soft_counts_are_the_exact_counts(queries, items, classes, 
     assert torch.allclose(deployment.average_precision(case[0], case[1]), ranking.average_precision(exact), atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=9))
 def test_at_whole_counts_soft_average_precision_is_average_precision(groups):
     relevant = torch.tensor([[hits for hits, _ in groups]])

@@ -47,7 +47,7 @@ def large_counts(draw: st.DrawFn) -> RankingCounts:
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(), k=st.integers(1, 7))
 def test_every_metric_is_the_mean_over_all_orders_of_ties(name, case, k):
     metric, naive = METRICS[name]
@@ -73,7 +73,7 @@ def test_every_metric_is_near_its_mean_over_random_orders_of_large_ties(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=large_counts(), k=st.integers(1, 100_000))
 def test_values_are_shares_and_a_constant_code_has_chance(name, counts, k):
     metric, _ = METRICS[name]
@@ -83,7 +83,7 @@ def test_values_are_shares_and_a_constant_code_has_chance(name, counts, k):
     assert metric(constant, k).item() == metric(chance_counts(counts), k).item()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts=large_counts(), k=st.integers(1, 1000))
 def test_more_results_find_more_and_hide_less(counts, k):
     assert recall_at(counts, k + 1).item() >= recall_at(counts, k).item() - 1e-12

@@ -13,7 +13,7 @@ from saat.evaluation.metrics import evaluate_retrieval
 from saat.hamming import sign_codes
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 9999))
 def test_map_and_its_relatives_equal_naive_means(items, k, seed):
     generator = torch.Generator().manual_seed(seed)

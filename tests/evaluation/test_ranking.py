@@ -43,7 +43,7 @@ def tiny_cases(draw: st.DrawFn) -> Case:
     return distances, draw(st.lists(st.booleans(), min_size=size, max_size=size))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tiny_cases())
 def test_the_closed_form_is_the_mean_over_all_orders_of_ties(case):
     counts = count_by_distance(*as_case(*case))
@@ -52,7 +52,7 @@ def test_the_closed_form_is_the_mean_over_all_orders_of_ties(case):
         assert average_precision(counts, k=k).item() == pytest.approx(expected_average_precision(*case, k), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tiny_cases(), st.integers(1, 7))
 def test_the_papers_convention_against_a_naive_list(case, k):
     ours = average_precision_at_k_paper(*as_case(*case), k=k).item()
@@ -81,7 +81,7 @@ def test_strictly_ordered_rankings_agree_with_torchmetrics():
         assert average_precision(counts).item() == pytest.approx(theirs.item(), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 10_000))
 def test_constant_codes_score_exactly_chance(queries, items, seed):
     query_codes, query_labels, database_codes, database_labels = random_case(queries, items, 4, seed)
@@ -98,7 +98,7 @@ def test_chance_tends_to_the_share_of_relevant_items():
     assert 0.1 < chance < 0.101
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 10_000))
 def test_the_order_of_the_database_does_not_matter(queries, items, seed):
     query_codes, query_labels, database_codes, database_labels = random_case(queries, items, 4, seed)
@@ -144,7 +144,7 @@ def test_an_empty_database_gives_zeros():
     assert average_precision(counts).tolist() == average_precision_at_k_paper(*case).tolist() == [0.0, 0.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 70), st.integers(0, 10_000))
 def test_the_papers_convention_over_many_queries_against_a_stable_sort(queries, items, k, seed):
     # The radius that holds k items is searched from that of the query before: it must move both ways.

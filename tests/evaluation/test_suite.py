@@ -151,7 +151,7 @@ def test_linf_changes_are_rounded_to_the_whole_gray_levels_in_epsilon(epsilon, l
     assert torch.equal(nearest, clean)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["linf", "l2"]), st.floats(0.0, 1.0), st.integers(0, 9999))
 def test_rounding_never_leaves_the_threat_model(norm, epsilon, seed):
     generator = torch.Generator().manual_seed(seed)

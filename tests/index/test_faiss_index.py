@@ -71,7 +71,7 @@ def test_effort_and_share_of_an_index_that_is_built() -> None:
     assert (graph.effort, lists.share) == (3000, 1.0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(width=st.integers(1, 64), k=st.integers(1, 10**7), threads=st.integers(1, 200))
 def test_a_pass_is_never_empty_and_shared_by_all_threads(width: int, k: int, threads: int) -> None:
     queries = queries_at_once(8 * width, k, threads=threads)

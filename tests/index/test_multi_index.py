@@ -31,7 +31,7 @@ def few_distinct(seed: int, count: int, width: int, *, noise: float = 0.1) -> ND
     return centers[generator.integers(0, 3, count)] ^ flips
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(1, 60),

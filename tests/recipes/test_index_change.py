@@ -24,7 +24,7 @@ def test_add_remove_add(photos: Path, tiny: Path, tmp_path: Path) -> None:
     assert read_index(out).ids.tolist() == [0, 1, 2, 3, 4]
     assert add(AddConfig(index=out, images=[more], quiet=True))["count"] == 5  # nothing new
     assert remove(RemoveConfig(index=out, where="path contains 'more.png'", quiet=True))["removed"] == 1
-    assert remove(RemoveConfig(index=out, ids=[0, 0, 99], quiet=True)) == {"removed": 1, "count": 3}
+    assert remove(RemoveConfig(index=out, ids=[0, 0, 99], quiet=True)) == {"removed": 1, "unknown": [99], "count": 3}
     assert add(AddConfig(index=out, images=[more], quiet=True)) == {
         "images": 1,
         "encoded": 1,

@@ -15,6 +15,7 @@ import pytest
 from saat.cli import main
 from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
+from saat.recipes.train import TrainConfig, identity
 
 DATA = ["--data.train_size=300", "--data.query_size=20", "--data.database_size=100"]
 TRAIN = ["train", "--backbone=resnet8", "--fit.epochs=4", "--quiet=true", *DATA]
@@ -46,6 +47,20 @@ def test_train_resumes_to_the_same_bits(plain: Path, tmp_path: Path) -> None:
     run_and_kill(TRAIN, tmp_path, epochs=1, delay=0.05)
     assert main([*TRAIN, f"--out={tmp_path}"]) == 0
     assert (tmp_path / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_is_refused_writes_nothing(plain: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in plain.iterdir()}
+    assert main([*TRAIN, f"--out={plain}", "--code_length=64"]) == 2
+    assert before == {path.name: path.stat().st_mtime_ns for path in plain.iterdir()}
+
+
+def test_a_model_of_ones_own_makes_a_run_what_it_is_and_options_that_it_replaces_do_not() -> None:
+    own, longer, other = (
+        TrainConfig(out=Path("x"), model=model, code_length=length)
+        for model, length in (("a:b", 32), ("a:b", 64), ("a:c", 32))
+    )
+    assert identity(own) == identity(longer) != identity(other)
 
 
 @pytest.mark.parametrize("carry", ["false", "true"])

@@ -63,6 +63,8 @@ def test_a_sheet_shows_query_and_results(built: Path, photos: Path, tmp_path: Pa
     assert np.abs(tile.astype(int) - wanted).max() <= 1
     with pytest.raises(ArgumentError, match="`out` is the PNG file"):
         SearchConfig(index=built, image=image, format="sheet")
+    with pytest.raises(ArgumentError, match=r"`out` is a PNG file, whose name ends in .png; got .*sheet.jpg"):
+        SearchConfig(index=built, image=image, format="sheet", out=tmp_path / "sheet.jpg")
 
 
 def test_an_approximate_search_says_its_recall(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

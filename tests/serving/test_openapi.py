@@ -59,7 +59,6 @@ def check(operation: Any, mode: GenerationMode, photo: bytes, examples: int) -> 
     @settings(
         max_examples=examples,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )

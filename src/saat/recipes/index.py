@@ -175,20 +175,21 @@ def add(config: AddConfig) -> dict[str, Any]:
 
 
 def remove(config: RemoveConfig) -> dict[str, Any]:
-    """Remove by `config`, print how many items are gone, and return it."""
-    counts = []
+    """Remove by `config`, print how many items are gone and which ids are of none, and return it."""
+    report: dict[str, Any] = {}
 
     def change(content: IndexContent) -> IndexContent:
         rows = select(content.metadata, config.where).column("id").to_pylist() if config.where else config.ids
-        left = content.without(np.unique(np.array(rows, dtype=np.int64)))
-        counts.append(len(content) - len(left))
-        return left
+        ids = np.unique(np.array(rows, dtype=np.int64))
+        unknown = np.setdiff1d(ids, content.ids, assume_unique=True).tolist()
+        report.update(removed=len(ids) - len(unknown), unknown=unknown)
+        return content.without(ids)
 
-    manifest = update_index(config.index, change)
+    report["count"] = update_index(config.index, change).count
     remove_leftovers(config.index)
-    report = {"removed": counts[0], "count": manifest.count}
     if not config.quiet:
-        print(f"{config.index}: {counts[0]:,} removed, {manifest.count:,} items")
+        none = "".join(f"; no item has the id {each}" for each in report["unknown"])
+        print(f"{config.index}: {report['removed']:,} removed, {report['count']:,} items{none}")
     return report
 
 
@@ -237,11 +238,7 @@ def _remote_info(config: InfoConfig) -> dict[str, Any]:
 
 
 def verify(config: VerifyConfig) -> dict[str, Any]:
-    """Check an index, and print that it is sound.
-
-    Raises:
-        DataError: it is not; every damaged file is named.
-    """
+    """Check an index, and print that it is sound; a DataError names every damaged file."""
     if damaged := verify_index(config.index):
         raise DataError("; ".join(damaged))
     count = read_manifest(config.index).count

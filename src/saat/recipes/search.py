@@ -84,6 +84,8 @@ class SearchConfig(RunOptions):
             check_radius(self.backend or RADIUS_BACKEND, remote=is_address(self.index))
         if (self.format == "sheet") != (self.out is not None):
             raise ArgumentError(f"`out` is the PNG file of `format` sheet; got {self.out} with {self.format}")
+        if self.out is not None and self.out.suffix.lower() != ".png":
+            raise ArgumentError(f"`out` is a PNG file, whose name ends in .png; got {self.out}")
 
     @property
     def most(self) -> int:

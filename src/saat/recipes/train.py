@@ -77,7 +77,6 @@ def train(config: TrainConfig) -> Card:
     manifest = splits.manifest()
     # a folder may hold other images by now, and half a training on each would be of neither
     run = identity(config) | {"checksums": manifest["checksums"]}
-    write_text(config.out / "splits.json", json.dumps(manifest, indent=2) + "\n")
     history = fit(
         model,
         HashingStep(loss, precision=config.precision),
@@ -88,6 +87,7 @@ def train(config: TrainConfig) -> Card:
         seed=config.seed,
         quiet=config.quiet,
     )
+    write_text(config.out / "splits.json", json.dumps(manifest, indent=2) + "\n")
     metrics = measure(model, splits, quiet=config.quiet)
     card = Card(
         backbone=config.model or config.backbone,
@@ -115,6 +115,8 @@ def identity(config: TrainConfig | Any) -> dict[str, Any]:
     options = {key: value for key, value in asdict(config).items() if key not in ("out", "threads", "quiet", "device")}
     if options["data"] is not None:
         options["data"]["root"] = None
+    if "backbone" in options and options["model"] is not None:  # which brings its network and code length along
+        options = {key: value for key, value in options.items() if key not in ("backbone", "weights", "code_length")}
     return dict(json.loads(json.dumps(options, default=str)))
 
 
