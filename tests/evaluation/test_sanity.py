@@ -60,6 +60,15 @@ def test_few_codes_or_dead_bits_are_a_collapse(change: dict[str, float]):
     assert flag.name == "collapsed-codes"
 
 
+def test_queries_collapse_alone():
+    """Where another model encodes the database, whose codes are as they should be."""
+    metrics = measured(0.5)
+    flags = sanity.find_flags(metrics, None, logits=CALM[:1].repeat(20, 1), overlap=0)
+    assert names(flags) == ["collapsed-codes"]
+    assert "1 distinct query codes" in flags[0].message
+    assert sanity.find_flags(metrics, None, logits=CALM[:1], overlap=0) == []  # one query alone says nothing
+
+
 def test_fewer_codes_than_half_the_classes_are_a_collapse():
     metrics = measured(0.5, classes=20)
     assert sanity.collapsed_codes(replace(metrics, distinct_codes=10)) is None

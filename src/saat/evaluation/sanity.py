@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saat.evaluation.code_statistics import bit_entropies, count_distinct
 from saat.evaluation.metrics import RetrievalMetrics, standard_error
 from saat.evaluation.trials import Trials
+from saat.hamming import sign_codes
 
 MIN_CODES_PER_GROUP = 0.5  # distinct codes for each group of relevant items, 1 / relevant_share of them if even
 MIN_BIT_ENTROPY = 0.1  # mean over bits, in bits: below, nearly all bits are the same for nearly all items
@@ -43,6 +45,15 @@ def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
         return None
     found = f"{clean.distinct_codes} distinct database codes, mean bit entropy {clean.bit_entropy:.3f}"
     return Flag("collapsed-codes", f"the model tells few images apart: {found}")
+
+
+def collapsed_queries(logits: Tensor) -> Flag | None:
+    """Flag queries that have fallen onto one code while the database, encoded by another model, has not."""
+    entropy = bit_entropies(sign_codes(logits)).mean().item()
+    if len(logits) < 2 or entropy >= MIN_BIT_ENTROPY:
+        return None
+    found = f"{count_distinct(sign_codes(logits))} distinct query codes, mean bit entropy {entropy:.3f}"
+    return Flag("collapsed-codes", f"the model tells few queries apart: {found}")
 
 
 def clean_at_chance(clean: RetrievalMetrics) -> Flag | None:
@@ -196,7 +207,7 @@ def find_flags(
         before_rounding: the lowest average precision of each query, float64 (Q,), of images that were rounded since.
     """
     found = [
-        collapsed_codes(clean),
+        collapsed_codes(clean) or collapsed_queries(logits),
         clean_at_chance(clean),
         attacked_above_clean(clean, attacked) if attacked is not None else None,
         saturated_logits(logits),
