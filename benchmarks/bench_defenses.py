@@ -51,6 +51,7 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "trades": PRESETS["trades"] | {"fit": paper_fit(EPOCHS)},
     "distill": PRESETS["distill"] | {"fit": paper_fit(EPOCHS)},
     "query-side": QUERY_SIDE | {"fit": FitOptions(**QUERY_SIDE["fit"])},
+    "query-side, rate 0.05": QUERY_SIDE | {"fit": FitOptions(**QUERY_SIDE["fit"] | {"learning_rate": 0.05})},
     "query-side, unlabeled": QUERY_SIDE | {"unlabeled": True, "fit": FitOptions(**QUERY_SIDE["fit"] | {"epochs": 15})},
 }
 NAMES = ("undefended", "constant", "saat", "saat, database of plain", *DEFENSES)
