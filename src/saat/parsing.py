@@ -77,7 +77,7 @@ def plain_error(message: str, known: Sequence[str]) -> str:
     >>> plain_error("unrecognized arguments: --step 3", ["--steps", "--out"])
     'unrecognized arguments: --step 3; did you mean --steps?'
     >>> plain_error("unrecognized arguments: runs/mine", ["--steps", "--out"])
-    'unrecognized arguments: runs/mine; values without an option stand before all options'
+    'unrecognized arguments: runs/mine (values without an option stand before all options)'
     """
     name = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))  # some say it twice
     got = re.search(r"(?:Got value|Given value): (.*)", message)
@@ -91,7 +91,7 @@ def plain_error(message: str, known: Sequence[str]) -> str:
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
     if re.search(r"unrecognized arguments: [^-]", message):
-        return f"{message}; values without an option stand before all options"
+        return f"{message} (values without an option stand before all options)"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
     others = [option for option in known if unknown and not unknown[1].startswith(f"{option}.")]
     near = difflib.get_close_matches(unknown[1], others, n=1) if unknown else []

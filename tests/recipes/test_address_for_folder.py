@@ -68,4 +68,4 @@ def test_what_is_no_address_shows_no_password_either(
 def test_an_address_too_many_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["index", "verify", "folder", ADDRESS])
-    assert "unrecognized arguments: postgresql://...\n" in capsys.readouterr().err
+    assert "unrecognized arguments: postgresql://... (values" in capsys.readouterr().err

@@ -418,7 +418,7 @@ def test_a_group_of_options_is_no_value(tmp_path: Path, capsys: pytest.CaptureFi
         (["attack", "--out=y", "--batch_size=q"], "`batch_size` is int or null; got q"),
         (
             ["attack", "--out=y", "runs/x"],
-            "unrecognized arguments: runs/x; values without an option stand before all options",
+            "unrecognized arguments: runs/x (values without an option stand before all options)",
         ),
         (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
         (["attack", "--out=y", "--config=@"], "`surrogate` is list[Path] or null; got runs/a"),
