@@ -12,7 +12,7 @@ from saat.attacks.threat import Threat, ThreatModel
 from saat.errors import check_at_least
 
 INITIAL_SHARES: Mapping[str, float] = {"linf": 0.8, "l2": 0.1}
-"""Norm -> share of the pixels in the first squares, the paper's values."""
+"""Norm -> share of pixels in the first squares: of linf AutoAttack's (Croce, Hein, ICML 2020), of l2 the paper's."""
 
 # Moves, of 10,000, after which the share is halved: those of the authors' experiments.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -79,7 +79,8 @@ class AttackConfig(RunOptions):
             out 20 and 25, as published.
         restarts: searches from as many random starts; the best is kept.
         last: return the last iterate, as published code does, not the best; away from relevant-codes, always.
-        batch_size: queries at a time; if left out 250, and fewer of large images on a CPU.
+        batch_size: queries at a time; if left out 250, and fewer of large images on a CPU. What a search draws at
+            random depends on it, as on the seed.
         name: what reports call this model; the name of the checkpoint's folder if left out.
     """
 
