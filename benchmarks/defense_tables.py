@@ -8,20 +8,19 @@ from typing import Any
 
 from markdown_tables import markdown, paragraph, spread
 
+QUERY_SIDE = ("query-side", "query-side, rate 0.05", "query-side, unlabeled")
 DEFENSES = (
-    *(
-        "undefended",
-        "constant",
-        "pgd-at",
-        "trades",
-        "distill",
-        "atrdh",
-        "cgat",
-        "saat, as released",
-        "saat",
-        "saat, database of plain",
-    ),
-    *("query-side", "query-side, rate 0.05", "query-side, unlabeled"),
+    "undefended",
+    "constant",
+    "pgd-at",
+    "trades",
+    "distill",
+    "atrdh",
+    "cgat",
+    "saat, as released",
+    "saat",
+    "saat, database of plain",
+    *QUERY_SIDE,
 )
 DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
@@ -104,7 +103,7 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[str]:
         for name in {row["defense"] for row in sound}
     }
     lines = []
-    for ours in ("query-side", "query-side, rate 0.05", "query-side, unlabeled"):
+    for ours in QUERY_SIDE:
         for theirs in ("saat, as released", "saat"):
             if ours in mean and theirs in mean:
                 clean, worst = (100 * (mine - other) for mine, other in zip(mean[ours], mean[theirs], strict=True))

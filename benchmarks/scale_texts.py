@@ -26,9 +26,9 @@ MACHINES = """\
 
 `saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
 `POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
-disk, and the new one: three times the figure, and `saat index merge` takes about as much. Not in it are codes and ids
-of the items of the last few conditions. With {length} bits and {metadata} bytes of metadata, on machines of {machine}
-of which {spare:.0%} stay free:
+disk, and the new one: three times the figure. `saat index merge`, too, holds the parts and the index that they become.
+Not in it are codes and ids of the items of the last few conditions. With {length} bits and {metadata} bytes of
+metadata, on machines of {machine} of which {spare:.0%} stay free:
 
 {table}
 

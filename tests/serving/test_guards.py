@@ -6,15 +6,15 @@ import io
 import json
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from asking import Start
 from PIL import Image
 
 import saat
@@ -25,7 +25,6 @@ from saat.serving.client import ServiceError
 from saat.serving.hits import Item
 from saat.serving.service import LAB_ROOM
 
-Start = Callable[..., AbstractContextManager[Any]]
 TOKEN = "a-token-of-enough-letters"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from asking import measure, post
+from asking import Start, measure, post
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,8 +24,6 @@ from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
 from saat.recipes.serve import ServeConfig
 from saat.serving.hits import Risk
-
-Start = Callable[..., AbstractContextManager[Any]]
 
 
 @pytest.mark.parametrize("where", [None, "label == 'Bag' or label contains 'a'"])

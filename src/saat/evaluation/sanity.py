@@ -49,10 +49,11 @@ def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
 
 def collapsed_queries(logits: Tensor) -> Flag | None:
     """Flag queries that have fallen onto one code while the database, encoded by another model, has not."""
-    entropy = bit_entropies(sign_codes(logits)).mean().item()
-    if len(logits) < 2 or entropy >= MIN_BIT_ENTROPY:
+    codes = sign_codes(logits)
+    entropy = bit_entropies(codes).mean().item()
+    if len(codes) < 2 or entropy >= MIN_BIT_ENTROPY:
         return None
-    found = f"{count_distinct(sign_codes(logits))} distinct query codes, mean bit entropy {entropy:.3f}"
+    found = f"{count_distinct(codes)} distinct query codes, mean bit entropy {entropy:.3f}"
     return Flag("collapsed-codes", f"the model tells few queries apart: {found}")
 
 

@@ -188,7 +188,7 @@ def remove(config: RemoveConfig) -> dict[str, Any]:
     report["count"] = update_index(config.index, change).count
     remove_leftovers(config.index)
     if not config.quiet:
-        none = "".join(f"; no item has the id {each}" for each in report["unknown"])
+        none = f"; no item has the id {', '.join(map(str, report['unknown']))}" if report["unknown"] else ""
         print(f"{config.index}: {report['removed']:,} removed, {report['count']:,} items{none}")
     return report
 
@@ -197,8 +197,7 @@ def info(config: InfoConfig) -> dict[str, Any]:
     """Print what the manifest of an index says, and return it with the columns of its metadata."""
     if is_address(config.index):
         return _remote_info(config)
-    folder = Path(config.index)
-    manifest, content = read_state(folder)
+    manifest, content = read_state(Path(config.index))
     columns = {field.name: str(field.type) for field in content.metadata.schema}
     report = asdict(manifest) | {"columns": columns, "distinct_codes": len(np.unique(content.packed, axis=0))}
     if not config.quiet:
@@ -238,7 +237,11 @@ def _remote_info(config: InfoConfig) -> dict[str, Any]:
 
 
 def verify(config: VerifyConfig) -> dict[str, Any]:
-    """Check an index, and print that it is sound; a DataError names every damaged file."""
+    """Check an index, and print that it is sound.
+
+    Raises:
+        DataError: it is not; every damaged file is named.
+    """
     if damaged := verify_index(config.index):
         raise DataError("; ".join(damaged))
     count = read_manifest(config.index).count

@@ -115,7 +115,7 @@ def identity(config: TrainConfig | Any) -> dict[str, Any]:
     options = {key: value for key, value in asdict(config).items() if key not in ("out", "threads", "quiet", "device")}
     if options["data"] is not None:
         options["data"]["root"] = None
-    if "backbone" in options and options["model"] is not None:  # which brings its network and code length along
+    if options["model"] is not None:  # which brings its network and code length along
         options = {key: value for key, value in options.items() if key not in ("backbone", "weights", "code_length")}
     return dict(json.loads(json.dumps(options, default=str)))
 
