@@ -184,6 +184,11 @@ def test_a_query_that_cannot_be_made_harms_its_own_caller_only() -> None:
 
 def test_who_has_gone_costs_nothing() -> None:
     asked_for: list[int] = []
+    gate = threading.Event()  # not a time: on a slow machine that would pass before the caller has gone
+
+    def made_later() -> int:
+        gate.wait(5)
+        return 2
 
     def note(asked: Sequence[int]) -> list[int]:
         asked_for.extend(asked)
@@ -193,10 +198,12 @@ def test_who_has_gone_costs_nothing() -> None:
         batcher: Batcher[int, int] = Batcher(note, makers=2, wait=5.0)
         batcher.start()
         gone = asyncio.create_task(ask(batcher, 1))
-        stays = asyncio.create_task(ask(batcher, 2, after=0.2))
+        stays = asyncio.create_task(batcher.ask([made_later]))
         await asyncio.sleep(0.05)
         gone.cancel()
-        assert await stays == 2
+        await asyncio.wait([gone])
+        gate.set()
+        assert await stays == [2]
         assert batcher.underway == 0
         await batcher.stop()
 
