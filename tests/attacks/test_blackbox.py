@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from saat.attacks.base import Attack
-from saat.attacks.blackbox import NesAttack, SquareAttack, _move_l2, square_share, two_bumps
+from saat.attacks.blackbox import NesAttack, SquareAttack, _move_l2, _tiles, square_share, two_bumps
 from saat.attacks.goals import OwnCodeGoal
 from saat.attacks.threat import PatchThreat, ThreatModel
 from saat.errors import ArgumentError
@@ -186,8 +186,19 @@ def test_squares_fit_small_and_oblong_images(norm, shape):
 
 def test_bumps_worked_by_hand():
     # Left: a column of rings 1, 0, 1; right: rows of rings 1 1, 1 0 and 1 1. Ring 0 is 1 + 1/4, ring 1 is 1/4.
-    expected = torch.tensor([[0.25, -0.25, -0.25], [1.25, -0.25, -1.25], [0.25, -0.25, -0.25]])
-    assert torch.allclose(two_bumps(3), expected / 3.5625**0.5)  # 7 / 16 + 2 * 25 / 16 = 3.5625
+    values = torch.tensor([[0.25, -0.25, -0.25], [1.25, -0.25, -1.25], [0.25, -0.25, -0.25]])
+    lengths = torch.tensor([27 / 16, 30 / 16, 30 / 16]).sqrt()  # of the bumps, which are of equal length
+    assert torch.allclose(two_bumps(3), values / lengths / 2**0.5)
+
+
+def test_tiles_of_the_l2_start_lie_both_ways_in_every_image():
+    change = _tiles(torch.full((8, 3, 20, 20), 0.5), 1.0, torch.Generator().manual_seed(0))
+    assert torch.allclose(torch.linalg.vector_norm(change, dim=(1, 2, 3)), torch.ones(8))
+    tiles = change.unfold(2, 4, 4).unfold(3, 4, 4)  # (8, 3, 5, 5, 4, 4)
+    side_by_side = (tiles[..., :2].sum((-2, -1)).abs() > 1e-3).float()  # else one above the other
+    assert torch.equal(side_by_side, side_by_side[:, :1].expand_as(side_by_side))  # the same in all channels
+    assert 0.3 < float(side_by_side.mean()) < 0.7
+    assert 0.0 < float(side_by_side[0].mean()) < 1.0
 
 
 def test_nes_looks_from_both_sides_and_finds_the_gradient_of_a_linear_objective():

@@ -29,7 +29,8 @@ class SquareAttack(Attack):
     Search*, ECCV 2020. linf: from vertical stripes, a square takes one of the two extreme changes in each channel.
     l2: from a grid of tiles, the length of the change inside two windows, and what is left of the radius, moves into
     the first window. Squares shrink over the search (`square_share`).
-    *Differs from the paper*: all queries are used, since hashing knows no moment of success; the clean image is one.
+    *Differs from the paper*: all queries are used, since hashing knows no moment of success; the clean image is one. A
+    square that would change nothing is a query too; the authors' code draws it again.
 
     Args:
         threat: how far images may move.
@@ -148,12 +149,14 @@ def _move_linf(current: Tensor, clean: Tensor, epsilon: float, share: float, gen
 
 
 def _tiles(images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Return a change of length epsilon: a grid of tiles, each two bumps of a random sign in each channel."""
+    """Return a change of length epsilon: a grid of tiles of two bumps, turned and, by channel, signed at random."""
     batch, channels, height, width = images.shape
     count = min(TILES, height, width)
     side = min(height, width) // count
     signs = _signs((batch, channels, count, count), images, generator)
-    grid = torch.kron(signs, two_bumps(side).to(images.device))
+    bumps = two_bumps(side).to(images.device)
+    upright = torch.randint(0, 2, (batch, 1, count, count), generator=generator, device=images.device)
+    grid = torch.kron(signs * upright, bumps) + torch.kron(signs * (1 - upright), bumps.T.contiguous())
     change = torch.zeros_like(images)
     top, left = (height - count * side) // 2, (width - count * side) // 2
     change[:, :, top : top + count * side, left : left + count * side] = grid
@@ -182,9 +185,10 @@ def _move_l2(current: Tensor, clean: Tensor, epsilon: float, share: float, gener
 
 
 def two_bumps(side: int) -> Tensor:
-    """Return a pattern (side, side) of length 1: a bump beside its negative, each falling from its middle in rings.
+    """Return a pattern (side, side) of length 1: a bump beside an equal negative one, each falling in rings.
 
-    Ring d of a bump whose longer side is L has the value sum of 1 / j^2 for j from d + 1 to L // 2 + 1.
+    Ring d of a bump whose longer side is L has the value sum of 1 / j^2 for j from d + 1 to L // 2 + 1, over the
+    length of the bump.
 
     >>> two_bumps(2) * 2  # d is 1, 0 from top to bottom: 1 / 4 and 1 + 1 / 4, over the root of 13 / 4, twice
     tensor([[ 0.2774, -0.2774],
@@ -196,11 +200,13 @@ def two_bumps(side: int) -> Tensor:
 
 
 def _bump(height: int, width: int) -> Tensor:
-    """Return a bump (height, width) that is highest in the middle; the height is the longer side."""
+    """Return a bump (height, width) of length 1 that is highest in the middle; the height is the longer side."""
     rows, columns = (torch.arange(length).sub(length // 2).abs() for length in (height, width))
     rings = torch.maximum(rows.view(-1, 1), columns.view(1, -1))
     inverse_squares = torch.arange(1, height // 2 + 2, dtype=torch.float32) ** -2
-    return inverse_squares.flip(0).cumsum(0).flip(0)[rings]
+    bump = inverse_squares.flip(0).cumsum(0).flip(0)[rings]
+    length: Tensor = torch.linalg.vector_norm(bump)
+    return bump / length
 
 
 def _channel_norms(change: Tensor) -> Tensor:

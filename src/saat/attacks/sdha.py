@@ -27,6 +27,7 @@ class SdhaGoal:
     which is flat where a bit has flipped firmly; codes weigh by their Hamming distance d, d^-0.5 away and d^0.3 toward.
 
     *Differs from the paper*: its penalty on the squared change of the image is left out, as the threat model bounds it.
+    A query without a relevant code stays where it is; the authors' code sends it away from its own code.
 
     Args:
         bank: codes and labels of the train split under the attacked model.

@@ -160,7 +160,8 @@ class TransferPGD(Attack):
 
     *Differs from the papers*: places ahead and neighbors are projected to the threat model, since they may be returned;
     after the last step no neighbors are looked at, since nothing would use them; DI draws for each image, not for the
-    batch, and keeps the size of the images. In l2, the place ahead is one step of momentum * step_size away.
+    batch, and keeps the size of the images. NI divides by the mean of |g|, as the authors' code does, and not by its l1
+    norm, beside which no place would lie ahead. In l2, the place ahead is one step of momentum * step_size away.
 
     Args:
         threat: how far images may move.

@@ -95,7 +95,7 @@ def anchor_codes(bank: CodeBank, labels: Tensor, *, members: int = 9, seed: int 
     the mean distance to the codes that vote. One member is their point-to-point baseline, P2P.
 
     *Differs from the paper*: in multi-label data, where few items have exactly the target's labels, those with the
-    most similar labels vote.
+    most similar labels vote. One draw serves all queries with the same target labels; the authors draw for each.
 
     Args:
         bank: the codes that may vote.

@@ -147,14 +147,17 @@ def weak_search(steps: Mapping[int, Tensor], beyond: Tensor, chance: float) -> F
     return Flag("more-steps-no-stronger", f"more steps of the attack take nothing more: MAP {found}")
 
 
-def weak_radius(radii: Mapping[float, Tensor]) -> Flag | None:
+def weak_radius(radii: Mapping[float, Tensor], chance: Tensor) -> Flag | None:
     """Flag a larger epsilon under which the attack is weaker: its search goes astray, as a larger ball holds a smaller.
+
+    Below chance nothing is left to find; how far below a few steps get there tells nothing of the search.
 
     Args:
         radii: average precision of the queries, float64 (Q,), by epsilon, ascending.
+        chance: float64 (Q,), of a random ranking.
     """
     for smaller, larger in itertools.pairwise(radii):
-        if _above(radii[larger], radii[smaller]):
+        if radii[larger].mean() > chance.mean() and _above(radii[larger], radii[smaller]):
             found = f"{radii[smaller].mean():.4f} at {smaller:.3g}, {radii[larger].mean():.4f} at {larger:.3g}"
             return Flag("larger-epsilon-weaker", f"a larger epsilon makes the attack weaker: MAP {found}")
     return None
@@ -223,7 +226,7 @@ def find_flags(
         chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
         found += [
             weak_search(trials.steps, trials.beyond_epsilon(), chance.mean().item()),
-            weak_radius(trials.radii),
+            weak_radius(trials.radii, chance),
             large_radius_above_chance(trials.radii, chance),
         ]
     return [flag for flag in found if flag is not None]

@@ -33,7 +33,7 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.claims import claim
 from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
-from saat.runtime import atomic_write, progress
+from saat.runtime import atomic_write, derive_seed, progress
 
 TRIAL_QUERIES = 100
 FIRST_STATE = "suite.json"
@@ -185,7 +185,7 @@ def make_batches(
             threat=options.threat,
             steps=options.steps,
             precision=options.precision,
-            seed=options.seed,
+            seed=derive_seed(options.seed, "batch", int(part[0])),  # its own draws, whatever was resumed
             surrogates=surrogates,
             universal=universal,
         )
