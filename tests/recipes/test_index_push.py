@@ -22,7 +22,8 @@ from saat.data.fashion import CLASS_NAMES, read_fashion
 from saat.index import storage
 from saat.index.catalog import open_remote
 from saat.index.storage import create_index, read_index, read_manifest
-from saat.recipes.index import InfoConfig, info
+from saat.recipes.index import BuildConfig, InfoConfig, build, info
+from saat.recipes.merge import MergeConfig, merge
 from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
 
@@ -70,6 +71,23 @@ def test_an_address_is_searched_like_the_folder(
     assert "no item of" in capsys.readouterr().out
     assert main(["search", f"--index={place}", f"--image={photo}", "--backend=flat"]) == 2
     assert "`backend` is one of faiss, hnsw" in capsys.readouterr().err
+
+
+def test_a_merged_index_is_pushed_and_searched(
+    scheme: str, address: Addresses, folder: Path, photo: Path, tiny: Path, tmp_path: Path
+) -> None:
+    classes = sorted((folder.parent / "photos").iterdir())
+    parts = [tmp_path / "first", tmp_path / "second"]
+    for part, images in zip(parts, (classes[:4], classes[4:]), strict=True):
+        build(BuildConfig(checkpoint=tiny, images=images, out=part, quiet=True))
+    merge(MergeConfig(parts=parts, out=tmp_path / "all", quiet=True))
+    place = address(scheme)
+    assert push(PushConfig(index=tmp_path / "all", to=place, quiet=True))["written"] == COUNT
+    for k, where in ((7, None), (COUNT, None), (5, "path contains '/Bag/' or path contains '/Shirt/'")):
+        wanted = search(SearchConfig(index=tmp_path / "all", image=photo, k=k, where=where, quiet=True))
+        assert search(SearchConfig(index=place, image=photo, k=k, where=where, quiet=True)) == wanted
+    assert {Path(hit["path"]).parent.name for hit in wanted} == {"Bag", "Shirt"}  # of the first part, and the second
+    assert info(InfoConfig(index=place, quiet=True))["identity"] == read_manifest(tmp_path / "all").identity
 
 
 def test_an_address_is_served(
