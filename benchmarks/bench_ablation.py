@@ -40,6 +40,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "query-side, no average": WHOLE | {"fit": replace(WHOLE_FIT, average=0.0)},
     "query-side, rate and batches of saat": WHOLE
     | {"fit": replace(paper_fit(WHOLE_FIT.epochs), augment=True, average=WHOLE_FIT.average)},
+    "query-side, rate 0.1": WHOLE | {"fit": replace(WHOLE_FIT, learning_rate=0.1)},
     "query-side, radius 8/255": WHOLE | {"epsilon": 8 / 255, "step_size": 8 / 255},
     "query-side, 2 steps": WHOLE | {"steps": 2, "step_size": 6 / 255, "fit": replace(WHOLE_FIT, epochs=27)},
     "query-side, 7 steps": WHOLE | {"steps": 7, "step_size": 2.5 / 255, "fit": replace(WHOLE_FIT, epochs=10)},
