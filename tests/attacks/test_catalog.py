@@ -9,7 +9,7 @@ from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import slopes_by_step
 from saat.attacks.blackbox import NesAttack, SquareAttack
-from saat.attacks.catalog import GOALS, SEARCHES, TARGETED, UNTARGETED, GoalOptions, SearchOptions, make_search
+from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions, make_search
 from saat.attacks.descent import GradientDescent
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
@@ -42,7 +42,7 @@ def bank() -> CodeBank:
 def test_every_name_makes_its_search():
     assert KINDS.keys() == SEARCHES.keys()
     for name, kind in KINDS.items():
-        assert type(SEARCHES[name](options())) is kind
+        assert type(make_search(name, options())) is kind
 
 
 @pytest.mark.parametrize("threat", THREATS)
@@ -50,12 +50,12 @@ def test_every_name_makes_its_search():
 def test_every_search_keeps_every_threat_or_says_why_not(name, threat):
     if threat == "patch" and name in ("square", *TRANSFER_RULES):
         with pytest.raises(ArgumentError, match=f"`patch` needs a search that can stay in one place; got {name}"):
-            SEARCHES[name](options(THREATS[threat]))
+            make_search(name, options(THREATS[threat]))
         return
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8))
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     objective = OwnCodeGoal(flips_objective)(model, images, torch.eye(2))
-    found = SEARCHES[name](options(THREATS[threat]))(model, images, objective)
+    found = make_search(name, options(THREATS[threat]))(model, images, objective)
     assert not bool((THREATS[threat].violation(found, images) > 0).any())
     assert bool((objective(model(found)) <= objective(model(images)) + 1e-6).all())
 
@@ -70,29 +70,29 @@ def test_joined_rules_are_one_search_with_all_their_switches():
 
 
 def test_options_reach_the_search():
-    pgd = SEARCHES["pgd"](options(restarts=2, schedule=True))
+    pgd = make_search("pgd", options(restarts=2, schedule=True))
     assert isinstance(pgd, PGD)
     assert (pgd.steps, pgd.step_size, pgd.restarts, pgd.random_start) == (3, 2 / 255, 2, True)
     assert pgd.slopes == PAPER_SLOPES
-    fgsm = SEARCHES["fgsm"](options())
+    fgsm = make_search("fgsm", options())
     assert isinstance(fgsm, PGD)
     assert (fgsm.steps, fgsm.step_size, fgsm.random_start, fgsm.slopes) == (1, 8 / 255, False, (1.0,))
-    bim = SEARCHES["bim"](options(keep_best=False))
+    bim = make_search("bim", options(keep_best=False))
     assert isinstance(bim, PGD)
     assert (bim.steps, bim.random_start, bim.keep_best) == (3, False, False)
-    adam = SEARCHES["adam"](options(schedule=True, keep_best=False))
+    adam = make_search("adam", options(schedule=True, keep_best=False))
     assert isinstance(adam, AdamSearch)
     assert (adam.steps, adam.slopes, adam.keep_best) == (3, PAPER_SLOPES, False)
     for name, momentum, unit in (("sgd", 0.9, False), ("ngd", 0.0, True)):
-        descent = SEARCHES[name](options(schedule=True, keep_best=False))
+        descent = make_search(name, options(schedule=True, keep_best=False))
         assert isinstance(descent, GradientDescent)
         assert (descent.steps, descent.step_size, descent.keep_best) == (3, 2 / 255, False)
         assert (descent.momentum, descent.unit, descent.slopes) == (momentum, unit, PAPER_SLOPES)
-    square = SEARCHES["square"](options(steps=50))
+    square = make_search("square", options(steps=50))
     assert isinstance(square, SquareAttack)
     assert square.queries == 50
     for samples, directions, neighbors in ((None, 25, 20), (2, 2, 2)):
-        nes, vmi = SEARCHES["nes"](options(samples=samples)), make_search("vmi+ti", options(samples=samples))
+        nes, vmi = make_search("nes", options(samples=samples)), make_search("vmi+ti", options(samples=samples))
         assert isinstance(nes, NesAttack)
         assert isinstance(vmi, TransferPGD)
         assert (nes.samples, vmi.variance_samples, vmi.kernel_size) == (directions, neighbors, 15)
@@ -105,14 +105,14 @@ def test_every_name_makes_its_goal(monkeypatch):
     monkeypatch.setattr("saat.attacks.catalog.fit_prototypes", partial(fit_prototypes, widths=(64, 16)))
     kinds = {"own-code": OwnCodeGoal, "relevant-codes": SdhaGoal, "prototype": PrototypeGoal}
     kinds |= {"returned-ids": ReturnedIdsGoal}
-    for name, make in GOALS.items():
-        targeted = name in TARGETED
-        goal = make(GoalOptions(bank(), hag_objective, targeted, quiet=True))
+    for name, named in GOALS.items():
+        targeted = named.aim == "toward"
+        goal = named.make(GoalOptions(bank(), hag_objective, targeted, quiet=True))
         assert type(goal) is kinds.get(name, SemanticGoal)
         assert goal.targeted is targeted
         if not isinstance(goal, SdhaGoal | ReturnedIdsGoal):
             assert goal.make_objective is hag_objective
-    for name in GOALS.keys() - set(UNTARGETED):
-        assert GOALS[name](GoalOptions(bank(), flips_objective, True, quiet=True)).targeted
-    assert set(UNTARGETED) | set(TARGETED) <= GOALS.keys()
+        assert named.own_objective is isinstance(goal, SdhaGoal | ReturnedIdsGoal)
+        if named.aim != "away":
+            assert named.make(GoalOptions(bank(), flips_objective, True, quiet=True)).targeted
     assert set(RELAXED) <= OBJECTIVES.keys()

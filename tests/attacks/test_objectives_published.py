@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions
+from saat.attacks.catalog import GOALS, GoalOptions, SearchOptions, make_search
 from saat.attacks.generative import discriminator_loss, generator_loss
 from saat.attacks.objectives import OBJECTIVES, RELAXED, flips_objective, hag_objective
 from saat.attacks.papers import PRESETS
@@ -48,7 +48,7 @@ def preset(
     settings = {"targeted": False} | PRESETS[name]
     make_objective, targeted = OBJECTIVES[settings["objective"]], settings["targeted"]
     options = GoalOptions(known or bank(), make_objective, targeted, seed=seed, quiet=True)
-    goal = GOALS[settings["goal"]](options)
+    goal = GOALS[settings["goal"]].make(options)
     return goal(two_bits(), CLEAN, torch.tensor([labels or [1 - targeted, targeted]])), settings
 
 
@@ -99,7 +99,7 @@ def test_the_objective_and_the_first_step_of_each_published_attack(name, value, 
             keep_best=not settings["last"],
             precision="float32",
         )
-        moved = (SEARCHES[search](options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
+        moved = (make_search(search, options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
         assert moved == pytest.approx([signs[0] * step, signs[1] * step, 0.0], abs=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_the_first_step_of_hag_and_dhta_as_published():
             keep_best=False,
             precision="float32",
         )
-        moved = (SEARCHES[settings["search"]](options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
+        moved = (make_search(settings["search"], options)(two_bits(), CLEAN, objective) - CLEAN).flatten().tolist()
         assert moved == pytest.approx([step[0] / 2, step[1] / 2, 0.0], abs=1e-6)
 
 

@@ -8,22 +8,24 @@ import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from saat.attacks.catalog import SEARCHES
+from saat.attacks.catalog import GOALS, SEARCHES, NamedGoal, NamedSearch, Traits
 from saat.attacks.generative import GENERATORS
+from saat.attacks.goals import SemanticGoal
 from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import COMMANDS, main
 from saat.data.catalog import DataOptions
+from saat.errors import ArgumentError
 from saat.evaluation.report import reproduce
 from saat.models.hash_model import HashModel
 from saat.parsing import parse
-from saat.recipes.attack import AttackConfig
+from saat.recipes.attack import AttackConfig, attack
 from saat.recipes.attacker import TRAINED, draw_targets
 from saat.recipes.subject import Subject, load_subject
 
@@ -172,6 +174,29 @@ def test_what_does_not_go_together_is_named(more: list[str], message: str, capsy
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed
+
+
+def test_what_goes_with_a_search_or_a_goal_of_ones_own_is_said_by_its_entry(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
+) -> None:
+    own = Traits(gradient=False, step="chosen", chooses=True, everywhere=True)
+    monkeypatch.setitem(cast(dict[str, NamedSearch], SEARCHES), "own", NamedSearch(SEARCHES["square"].make, own))
+    toward = NamedGoal(lambda o: SemanticGoal(o.bank, make_objective=o.make_objective, targeted=True), aim="toward")
+    monkeypatch.setitem(cast(dict[str, NamedGoal], GOALS), "own-goal", toward)
+    for refused, message in (
+        ({"last": True}, "`last` needs a search other than .*, own; got own"),
+        ({"patch": 0.1}, "`patch` needs a search other than .*, own; got own"),
+        ({"restarts": 2}, "`restarts` above 1 need `search` pgd or apgd, without `last`; got own"),
+        ({"samples": 2}, "`samples` are for `search` vmi or nes; got own"),
+        ({"goal": "relevant-codes"}, "an attack on the last iterate, and needs .*, own; got own"),
+        ({"goal": "own-goal"}, "`goal` own-goal is that of a target"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            AttackConfig(out=tmp_path, search="own", **refused)
+    assert AttackConfig(out=tmp_path, search="own", goal="returned-ids").pace() == (100, None)
+    config = AttackConfig(out=tmp_path, checkpoint=tiny, search="own", goal="own-goal", targeted=True, steps=3)
+    report = attack(replace(config, quiet=True))["attack"]
+    assert (report["gradients"], report["vanished_at_start"], report["step_size"]) == (0, 0.0, None)
 
 
 def test_a_joined_search_has_one_name_in_reports() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from saat.attacks.catalog import GOALS, OF_THEIR_OWN, SEARCHES
+from saat.attacks.catalog import GOALS, SEARCHES
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.papers import PRESETS
 from saat.attacks.prototype import fit_prototypes
@@ -54,7 +54,7 @@ def test_the_tables_name_all_there_is(section: str, known: tuple[str, ...]) -> N
 def test_the_table_of_presets_has_their_settings() -> None:
     for cells in rows("The papers' attacks"):
         settings = PRESETS[cells[0].strip("`")]
-        objective = "its own" if settings["goal"] in OF_THEIR_OWN else f"`{settings['objective']}`"
+        objective = "its own" if GOALS[settings["goal"]].own_objective else f"`{settings['objective']}`"
         wanted = [f"`{settings['goal']}`", objective, f"`{settings['search']}`"]
         assert cells[2] == ", ".join(wanted + ["targeted"] * settings.get("targeted", False))
 

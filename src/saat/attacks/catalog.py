@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from saat.attacks.autopgd import APGD
 from saat.attacks.base import Attack
 from saat.attacks.blackbox import NesAttack, SquareAttack
 from saat.attacks.descent import GradientDescent
-from saat.attacks.generative import GENERATORS
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
 from saat.attacks.objectives import MakeObjective
@@ -57,24 +57,36 @@ def _prototype(options: GoalOptions) -> Goal:
     return PrototypeGoal(net, options.make_objective)
 
 
-GOALS: Mapping[str, Callable[[GoalOptions], Goal]] = {
-    "mainstay": partial(_semantic, mainstay_codes),
-    "center": partial(_semantic, center_codes),
-    "anchor": lambda o: _semantic(partial(anchor_codes, seed=o.seed), o),
-    "point": lambda o: _semantic(partial(anchor_codes, members=1, seed=o.seed), o),
-    "prototype": _prototype,
-    "relevant-codes": lambda o: SdhaGoal(o.bank, o.targeted),
-    "own-code": lambda o: OwnCodeGoal(o.make_objective),
-    "returned-ids": lambda _: ReturnedIdsGoal(),
+@dataclass(frozen=True)
+class NamedGoal:
+    """How a goal is made, and what goes with it.
+
+    Args:
+        make: what it is told -> the goal.
+        aim: away from the query's labels, toward those of a target, or either.
+        own_objective: its objective is a part of it; it takes no other.
+        last_only: its objective, away, is lowest on the clean image: only the last iterate of a search is an attack.
+        from_outside: it knows nothing but what a search service returns: the model is a `SearchView`, without a
+            gradient.
+    """
+
+    make: Callable[[GoalOptions], Goal]
+    aim: Literal["away", "toward", "either"] = "either"
+    own_objective: bool = False
+    last_only: bool = False
+    from_outside: bool = False
+
+
+GOALS: Mapping[str, NamedGoal] = {
+    "mainstay": NamedGoal(partial(_semantic, mainstay_codes)),
+    "center": NamedGoal(partial(_semantic, center_codes)),
+    "anchor": NamedGoal(lambda o: _semantic(partial(anchor_codes, seed=o.seed), o), aim="toward"),
+    "point": NamedGoal(lambda o: _semantic(partial(anchor_codes, members=1, seed=o.seed), o), aim="toward"),
+    "prototype": NamedGoal(_prototype, aim="toward"),
+    "relevant-codes": NamedGoal(lambda o: SdhaGoal(o.bank, o.targeted), own_objective=True, last_only=True),
+    "own-code": NamedGoal(lambda o: OwnCodeGoal(o.make_objective), aim="away"),
+    "returned-ids": NamedGoal(lambda _: ReturnedIdsGoal(), aim="away", own_objective=True, from_outside=True),
 }
-UNTARGETED = ("own-code", "returned-ids")
-TARGETED = ("anchor", "point", "prototype")
-LAST_ONLY = ("relevant-codes",)
-"""Goals whose objective, away, is lowest on the clean image: only the last iterate of a search is an attack."""
-SEEN_FROM_OUTSIDE = ("returned-ids",)
-"""Goals that know nothing but what a search service returns: the model is a `SearchView`, without a gradient."""
-OF_THEIR_OWN = (*LAST_ONLY, *SEEN_FROM_OUTSIDE)
-"""Goals whose objective is a part of them; they take no other."""
 
 
 @dataclass(frozen=True)
@@ -181,41 +193,74 @@ def _square(options: SearchOptions) -> Attack:
     return SquareAttack(_everywhere("square", options.threat), queries=options.steps, precision=options.precision)
 
 
-SEARCHES: Mapping[str, Callable[[SearchOptions], Attack]] = {
-    "pgd": _pgd,
-    "fgsm": partial(_pgd, steps=1, random_start=False),
-    "bim": partial(_pgd, random_start=False),
-    "apgd": lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
-    "annealed": lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision),
-    "adam": _adam,
-    "sgd": partial(_descent, momentum=0.9),
-    "ngd": partial(_descent, unit=True),
-    **{rule: partial(_transfer, rule) for rule in TRANSFER_RULES},
-    "square": _square,
-    "nes": _nes,
+@dataclass(frozen=True)
+class Traits:
+    """What goes with a search.
+
+    Args:
+        gradient: it takes gradients.
+        step: its length is given, chosen by the search, or a rate along the gradient, for which no part of a radius
+            stands in.
+        chooses: it returns the best it saw, whatever is asked.
+        restarts: it can begin again, from another random start.
+        samples: its steps look around.
+        everywhere: it moves every pixel, so that a patch is not for it.
+    """
+
+    gradient: bool = True
+    step: Literal["given", "chosen", "rate"] = "given"
+    chooses: bool = False
+    restarts: bool = False
+    samples: bool = False
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
+class NamedSearch:
+    """How a search is made from what it is told, and what goes with it."""
+
+    make: Callable[[SearchOptions], Attack]
+    traits: Traits = Traits()
+
+
+def _joined(name: str) -> NamedSearch:
+    traits = Traits(samples="variance_samples" in joined_rules(name), everywhere=True)
+    return NamedSearch(partial(_transfer, name), traits)
+
+
+SEARCHES: Mapping[str, NamedSearch] = {
+    "pgd": NamedSearch(_pgd, Traits(restarts=True)),
+    "fgsm": NamedSearch(partial(_pgd, steps=1, random_start=False)),
+    "bim": NamedSearch(partial(_pgd, random_start=False)),
+    "apgd": NamedSearch(
+        lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
+        Traits(step="chosen", chooses=True, restarts=True),
+    ),
+    "annealed": NamedSearch(
+        lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision), Traits(step="chosen", chooses=True)
+    ),
+    "adam": NamedSearch(_adam, Traits(step="chosen")),
+    "sgd": NamedSearch(partial(_descent, momentum=0.9), Traits(step="rate")),
+    "ngd": NamedSearch(partial(_descent, unit=True), Traits(step="rate")),
+    **{rule: _joined(rule) for rule in TRANSFER_RULES},
+    "square": NamedSearch(_square, Traits(gradient=False, step="chosen", chooses=True, everywhere=True)),
+    "nes": NamedSearch(_nes, Traits(gradient=False, chooses=True, samples=True)),
 }
 
 
-def make_search(name: str, options: SearchOptions) -> Attack:
+def find_search(name: str) -> NamedSearch:
     """Return the search of a name: one of `SEARCHES`, or transfer rules joined by `+`, such as `di+ti+si-ni`.
+
+    Raises:
+        ArgumentError: what is joined are no transfer rules.
+    """
+    return _joined(name) if "+" in name else SEARCHES[name]
+
+
+def make_search(name: str, options: SearchOptions) -> Attack:
+    """Make the search of a name that `find_search` knows.
 
     Raises:
         ArgumentError: what is joined are no transfer rules, or the options do not fit.
     """
-    return _transfer(name, options) if "+" in name else SEARCHES[name](options)
-
-
-WITHOUT_GRADIENT = ("square", "nes")
-"""Searches that take no gradient."""
-SAMPLING = ("vmi", "nes")
-"""Searches whose steps look around."""
-RESTARTING = ("pgd", "apgd")
-"""Searches that can begin again, from another random start."""
-SELF_PACED = ("apgd", "annealed", "adam", "square", *GENERATORS)
-"""Searches that choose the length of their steps."""
-ALONG_GRADIENT = ("sgd", "ngd")
-"""Searches along the gradient itself, for which no part of a radius is a step."""
-CHOOSING = ("apgd", "annealed", "square", "nes")
-"""Searches that return the best they saw, whatever is asked."""
-EVERYWHERE = (*TRANSFER_RULES, "square")
-"""Searches that move every pixel, so that a patch is not for them."""
+    return find_search(name).make(options)

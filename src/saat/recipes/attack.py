@@ -13,14 +13,7 @@ import torch
 from torch import Tensor
 
 from saat.attacks.base import SearchCost
-from saat.attacks.catalog import (
-    GOALS,
-    LAST_ONLY,
-    OF_THEIR_OWN,
-    SEARCHES,
-    SELF_PACED,
-    WITHOUT_GRADIENT,
-)
+from saat.attacks.catalog import GOALS, SEARCHES
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
 from saat.attacks.transfer import joined_name
@@ -35,7 +28,7 @@ from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.attack_rules import check_goal, check_search, check_trained
-from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker
+from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker, traits_of
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.outside import ServiceSearch, check_service, running_service
 from saat.recipes.subject import Subject, load_subject, name_of, purified
@@ -132,14 +125,14 @@ class AttackConfig(RunOptions):
     @property
     def keeps_best(self) -> bool:
         """Whether the best iterate is returned, not the last."""
-        return not self.last and (self.targeted or self.goal not in LAST_ONLY)
+        return not self.last and (self.targeted or not GOALS[self.goal].last_only)
 
     def pace(self) -> tuple[int, float | None]:
         """Return how many steps are taken, and their length; none where the search chooses it."""
         epsilon = self.threat().epsilon
         if self.search == "fgsm":
             return 1, epsilon
-        return self.steps, None if self.search in SELF_PACED else self.stride
+        return self.steps, None if traits_of(self.search).step == "chosen" else self.stride
 
     @property
     def stride(self) -> float:
@@ -214,7 +207,7 @@ def search(
     batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
     first = rows[: min(FIRST, batch_size)]
     vanished = 0.0
-    if config.search not in WITHOUT_GRADIENT:
+    if traits_of(config.search).gradient:
         objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
         restart_draws(attacker.model, config.seed, "first look")
         vanished = vanished_share(attacker.model, adversarial[first].to(device), objective)
@@ -235,7 +228,7 @@ def search(
     return adversarial, {
         "name": config.search,
         **{name: getattr(config, name) for name in ("search", "goal", "targeted", "norm", "epsilon", "patch")},
-        "objective": None if config.goal in OF_THEIR_OWN else config.objective,
+        "objective": None if GOALS[config.goal].own_objective else config.objective,
         **dict(zip(("steps", "step_size"), config.pace(), strict=True)),
         "batch_size": batch_size,
         **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "precision", "seed")},

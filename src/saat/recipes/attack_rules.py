@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from saat.attacks.catalog import (
-    ALONG_GRADIENT,
-    CHOOSING,
-    EVERYWHERE,
-    RESTARTING,
-    SAMPLING,
-    SEEN_FROM_OUTSIDE,
-    TARGETED,
-    UNTARGETED,
-    WITHOUT_GRADIENT,
-)
+from saat.attacks.catalog import GOALS, SEARCHES, NamedGoal, Traits
 from saat.attacks.generative import GENERATORS
 from saat.errors import ArgumentError
-from saat.recipes.attacker import TRAINED
+from saat.recipes.attacker import TRAINED, traits_of
 
 if TYPE_CHECKING:
     from saat.recipes.attack import AttackConfig
@@ -25,34 +16,39 @@ if TYPE_CHECKING:
 
 def check_goal(config: AttackConfig) -> None:
     """Refuse a goal that does not fit `targeted`, the search or surrogates."""
-    if config.targeted and config.goal in UNTARGETED:
-        raise ArgumentError(f"`targeted` needs another `goal` than {', '.join(UNTARGETED)}; got {config.goal}")
-    if config.goal in SEEN_FROM_OUTSIDE and (config.search not in WITHOUT_GRADIENT or config.surrogate):
-        needed = f"`search` {' or '.join(WITHOUT_GRADIENT)}, and no `surrogate`"
+    goal = GOALS[config.goal]
+    if config.targeted and goal.aim == "away":
+        others = ", ".join(_goals(lambda one: one.aim == "away"))
+        raise ArgumentError(f"`targeted` needs another `goal` than {others}; got {config.goal}")
+    if goal.from_outside and (traits_of(config.search).gradient or config.surrogate):
+        needed = f"`search` {' or '.join(_searches(lambda one: not one.gradient))}, and no `surrogate`"
         raise ArgumentError(f"`goal` {config.goal} sees no gradient, and needs {needed}; got {config.search}")
-    if not config.targeted and config.goal in TARGETED:
+    if not config.targeted and goal.aim == "toward":
         raise ArgumentError(f"`goal` {config.goal} is that of a target, and needs `targeted`; got an untargeted attack")
 
 
 def check_search(config: AttackConfig) -> None:
     """Refuse what the search would pass over in silence."""
-    if config.restarts > 1 and (config.search not in RESTARTING or config.last):
-        needed = f"`search` {' or '.join(RESTARTING)}, without `last`"
+    search, choosing = traits_of(config.search), ", ".join(_searches(lambda one: one.chooses))
+    if config.restarts > 1 and (config.last or not search.restarts):
+        needed = f"`search` {' or '.join(_searches(lambda one: one.restarts))}, without `last`"
         raise ArgumentError(f"`restarts` above 1 need {needed}; got {config.search}")
-    if config.samples is not None and not {*config.search.split("+")} & {*SAMPLING}:
-        raise ArgumentError(f"`samples` are for `search` {' or '.join(SAMPLING)}; got {config.search}")
-    if config.last and config.search in CHOOSING:
-        raise ArgumentError(f"`last` needs a search other than {', '.join(CHOOSING)}; got {config.search}")
-    if not config.keeps_best and (config.search in CHOOSING or config.restarts > 1):
+    if config.samples is not None and not search.samples:
+        sampling = " or ".join(_searches(lambda one: one.samples))
+        raise ArgumentError(f"`samples` are for `search` {sampling}; got {config.search}")
+    if config.last and search.chooses:
+        raise ArgumentError(f"`last` needs a search other than {choosing}; got {config.search}")
+    if not config.keeps_best and (search.chooses or config.restarts > 1):
         found = f"{config.restarts} restarts" if config.restarts > 1 else config.search
         raise ArgumentError(
             f"`goal` {config.goal} is an attack on the last iterate, and needs no restarts and a search other than "
-            f"{', '.join(CHOOSING)}; got {found}"
+            f"{choosing}; got {found}"
         )
-    if config.step_size is None and config.search in ALONG_GRADIENT:
+    if config.step_size is None and search.step == "rate":
         raise ArgumentError(f"`search` {config.search} steps along the gradient and needs a `step_size`; got none")
-    if config.patch and {*config.search.split("+")} & {*EVERYWHERE}:
-        raise ArgumentError(f"`patch` needs a search other than {', '.join(EVERYWHERE)}; got {config.search}")
+    if config.patch and search.everywhere:
+        moving = ", ".join(_searches(lambda one: one.everywhere))
+        raise ArgumentError(f"`patch` needs a search other than {moving}; got {config.search}")
 
 
 def check_trained(config: AttackConfig) -> None:
@@ -63,3 +59,11 @@ def check_trained(config: AttackConfig) -> None:
         raise ArgumentError("`search` universal makes one change for all queries; got `targeted`, one aim for each")
     if config.search in GENERATORS and (config.goal != "prototype" or config.patch or config.norm != "linf"):
         raise ArgumentError(f"`search` {config.search} needs `goal` prototype, `targeted`, norm linf, and no `patch`")
+
+
+def _goals(wanted: Callable[[NamedGoal], bool]) -> list[str]:
+    return [name for name, goal in GOALS.items() if wanted(goal)]
+
+
+def _searches(wanted: Callable[[Traits], bool]) -> list[str]:
+    return [name for name, search in SEARCHES.items() if wanted(search.traits)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.attacks.base import Attack
-from saat.attacks.catalog import GOALS, SEEN_FROM_OUTSIDE, GoalOptions, SearchOptions, make_search
+from saat.attacks.catalog import GOALS, GoalOptions, SearchOptions, Traits, find_search, make_search
 from saat.attacks.generative import GENERATORS, fit_generator
 from saat.attacks.objectives import OBJECTIVES, RELAXED
 from saat.attacks.prototype import PrototypeGoal, prototype_codes
@@ -32,8 +32,13 @@ if TYPE_CHECKING:
 RETURNED = 100  # ids that a search service shows
 STEPPED_SIGMA = 0.03  # a smaller look at returned ids sees no difference in nine of ten directions
 
-TRAINED = ("universal", *GENERATORS)
+TRAINED: Mapping[str, Traits] = {"universal": Traits(), **dict.fromkeys(GENERATORS, Traits(step="chosen"))}
 """Searches that are trained on the train split first."""
+
+
+def traits_of(search: str) -> Traits:
+    """Return what goes with a search, trained or not."""
+    return TRAINED[search] if search in TRAINED else find_search(search).traits
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def make_attacker(
         models, lengths = [other.view for other in others], [other.model.code_length for other in others]
         goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
     model = models[0] if len(models) == 1 else EnsembleView(models)
-    if config.goal in SEEN_FROM_OUTSIDE:
+    if GOALS[config.goal].from_outside:
         model = SearchView(service or nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
 
     def objective_of(images: Tensor, labels: Tensor) -> CodeObjective:
@@ -93,7 +98,7 @@ def make_attacker(
     if config.search in TRAINED:
         attack_on = _train(config, subject, targets, goals[0], device)
         return Attacker(model, objective_of, attack_on, seconds=time.perf_counter() - began)
-    outside = config.goal in SEEN_FROM_OUTSIDE
+    outside = GOALS[config.goal].from_outside
     options = SearchOptions(
         threat=config.threat(),
         steps=config.steps,
@@ -124,7 +129,7 @@ def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, devic
     """Return the goal of `config` under one model."""
     bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
     objective = OBJECTIVES[config.objective]
-    return GOALS[config.goal](GoalOptions(bank, objective, config.targeted, seed=config.seed, quiet=config.quiet))
+    return GOALS[config.goal].make(GoalOptions(bank, objective, config.targeted, seed=config.seed, quiet=config.quiet))
 
 
 def _train(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saat.attacks.catalog import SEEN_FROM_OUTSIDE
+from saat.attacks.catalog import GOALS
 from saat.attacks.threat import Threat, ThreatModel
 from saat.attacks.views import returned_share
 from saat.errors import ArgumentError
@@ -43,7 +43,7 @@ def check_service(config: AttackConfig) -> None:
         if config.token_file is not None:
             raise ArgumentError(f"`token_file` holds the token of a `service`; got no service with {config.token_file}")
         return
-    if config.goal not in SEEN_FROM_OUTSIDE:
+    if not GOALS[config.goal].from_outside:
         raise ArgumentError(f"`service` shows nothing but ids, and needs `goal` returned-ids; got {config.goal}")
     for name in ("purifier", "patch"):
         if getattr(config, name):
