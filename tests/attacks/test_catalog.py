@@ -9,7 +9,7 @@ from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
 from saat.attacks.base import slopes_by_step
 from saat.attacks.blackbox import NesAttack, SquareAttack
-from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions, make_search
+from saat.attacks.catalog import GOALS, SEARCHES, GoalOptions, SearchOptions, find_search, make_search
 from saat.attacks.descent import GradientDescent
 from saat.attacks.goals import OwnCodeGoal, SemanticGoal
 from saat.attacks.gradient import PAPER_SHARPNESS, PGD
@@ -48,7 +48,7 @@ def test_every_name_makes_its_search():
 @pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_search_keeps_every_threat_or_says_why_not(name, threat):
-    if threat == "patch" and name in ("square", *TRANSFER_RULES):
+    if threat == "patch" and SEARCHES[name].traits.everywhere:
         with pytest.raises(ArgumentError, match=f"`patch` needs a search that can stay in one place; got {name}"):
             make_search(name, options(THREATS[threat]))
         return
@@ -99,6 +99,26 @@ def test_options_reach_the_search():
     plain = make_search("mi", options(samples=2))
     assert isinstance(plain, TransferPGD)
     assert plain.variance_samples == 0  # a search that does not look around stays the search that was asked for
+
+
+@pytest.mark.parametrize("name", [*SEARCHES, "di+ti", "vmi+ti"])
+def test_traits_are_what_a_search_does(name):
+    """Whether gradients are taken, and which options make another search."""
+    traits, plain = find_search(name).traits, make_search(name, options())
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain(model, images, OwnCodeGoal(flips_objective)(model, images, torch.eye(2)))
+    assert traits.gradient is (plain.cost.gradients > 0)
+
+    def heeds(**told) -> bool:
+        made = (vars(make_search(name, options(**changes))) for changes in (told, {}))
+        one, other = ({key: value for key, value in found.items() if key != "cost"} for found in made)
+        return one != other
+
+    assert traits.samples is heeds(samples=2)
+    assert (traits.step != "chosen") is (name == "fgsm" or heeds(step_size=0.5))
+    assert heeds(restarts=2) or not traits.restarts
+    assert find_search(name).chooses is not heeds(keep_best=False)
 
 
 def test_every_name_makes_its_goal(monkeypatch):

@@ -179,7 +179,7 @@ def test_what_does_not_go_together_is_named(more: list[str], message: str, capsy
 def test_what_goes_with_a_search_or_a_goal_of_ones_own_is_said_by_its_entry(
     monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
 ) -> None:
-    own = Traits(gradient=False, step="chosen", chooses=True, everywhere=True)
+    own = Traits(gradient=False, step="chosen", everywhere=True)
     monkeypatch.setitem(cast(dict[str, NamedSearch], SEARCHES), "own", NamedSearch(SEARCHES["square"].make, own))
     toward = NamedGoal(lambda o: SemanticGoal(o.bank, make_objective=o.make_objective, targeted=True), aim="toward")
     monkeypatch.setitem(cast(dict[str, NamedGoal], GOALS), "own-goal", toward)
@@ -197,6 +197,19 @@ def test_what_goes_with_a_search_or_a_goal_of_ones_own_is_said_by_its_entry(
     config = AttackConfig(out=tmp_path, checkpoint=tiny, search="own", goal="own-goal", targeted=True, steps=3)
     report = attack(replace(config, quiet=True))["attack"]
     assert (report["gradients"], report["vanished_at_start"], report["step_size"]) == (0, 0.0, None)
+
+
+def test_what_an_entry_need_not_say_is_read_off_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(cast(dict[str, NamedSearch], SEARCHES), "bare", NamedSearch(SEARCHES["apgd"].make))
+    monkeypatch.setitem(cast(dict[str, NamedGoal], GOALS), "own-ids", GOALS["returned-ids"])
+    for refused, message in (
+        ({"search": "bare", "last": True}, "`last` needs a search other than apgd, .*, bare; got bare"),
+        ({"search": "bare", "goal": "relevant-codes"}, "on the last iterate, and needs .*, bare; got bare"),
+        ({"service": "http://x"}, "`service` .* needs `goal` returned-ids or own-ids; got mainstay"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            AttackConfig(out=tmp_path, **refused)
+    assert AttackConfig(out=tmp_path, search="bare", goal="relevant-codes", targeted=True).keeps_best
 
 
 def test_a_joined_search_has_one_name_in_reports() -> None:

@@ -201,7 +201,6 @@ class Traits:
         gradient: it takes gradients.
         step: its length is given, chosen by the search, or a rate along the gradient, for which no part of a radius
             stands in.
-        chooses: it returns the best it saw, whatever is asked.
         restarts: it can begin again, from another random start.
         samples: its steps look around.
         everywhere: it moves every pixel, so that a patch is not for it.
@@ -209,7 +208,6 @@ class Traits:
 
     gradient: bool = True
     step: Literal["given", "chosen", "rate"] = "given"
-    chooses: bool = False
     restarts: bool = False
     samples: bool = False
     everywhere: bool = False
@@ -221,6 +219,14 @@ class NamedSearch:
 
     make: Callable[[SearchOptions], Attack]
     traits: Traits = Traits()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it returns the best it saw, whatever is asked: read off a search that is asked for its last."""
+        asked = SearchOptions(
+            ThreatModel(), steps=2, step_size=1 / 255, restarts=1, schedule=False, keep_best=False, precision="float32"
+        )
+        return self.make(asked).keep_best
 
 
 def _joined(name: str) -> NamedSearch:
@@ -234,17 +240,17 @@ SEARCHES: Mapping[str, NamedSearch] = {
     "bim": NamedSearch(partial(_pgd, random_start=False)),
     "apgd": NamedSearch(
         lambda o: APGD(o.threat, steps=o.steps, restarts=o.restarts, precision=o.precision),
-        Traits(step="chosen", chooses=True, restarts=True),
+        Traits(step="chosen", restarts=True),
     ),
     "annealed": NamedSearch(
-        lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision), Traits(step="chosen", chooses=True)
+        lambda o: AnnealedPGD(o.threat, steps=o.steps, precision=o.precision), Traits(step="chosen")
     ),
     "adam": NamedSearch(_adam, Traits(step="chosen")),
     "sgd": NamedSearch(partial(_descent, momentum=0.9), Traits(step="rate")),
     "ngd": NamedSearch(partial(_descent, unit=True), Traits(step="rate")),
     **{rule: _joined(rule) for rule in TRANSFER_RULES},
-    "square": NamedSearch(_square, Traits(gradient=False, step="chosen", chooses=True, everywhere=True)),
-    "nes": NamedSearch(_nes, Traits(gradient=False, chooses=True, samples=True)),
+    "square": NamedSearch(_square, Traits(gradient=False, step="chosen", everywhere=True)),
+    "nes": NamedSearch(_nes, Traits(gradient=False, samples=True)),
 }
 
 

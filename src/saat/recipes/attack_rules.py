@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from saat.attacks.catalog import GOALS, SEARCHES, NamedGoal, Traits
+from saat.attacks.catalog import GOALS, SEARCHES, NamedGoal, NamedSearch, find_search
 from saat.attacks.generative import GENERATORS
 from saat.errors import ArgumentError
 from saat.recipes.attacker import TRAINED, traits_of
@@ -21,7 +21,7 @@ def check_goal(config: AttackConfig) -> None:
         others = ", ".join(_goals(lambda one: one.aim == "away"))
         raise ArgumentError(f"`targeted` needs another `goal` than {others}; got {config.goal}")
     if goal.from_outside and (traits_of(config.search).gradient or config.surrogate):
-        needed = f"`search` {' or '.join(_searches(lambda one: not one.gradient))}, and no `surrogate`"
+        needed = f"`search` {' or '.join(_searches(lambda one: not one.traits.gradient))}, and no `surrogate`"
         raise ArgumentError(f"`goal` {config.goal} sees no gradient, and needs {needed}; got {config.search}")
     if not config.targeted and goal.aim == "toward":
         raise ArgumentError(f"`goal` {config.goal} is that of a target, and needs `targeted`; got an untargeted attack")
@@ -29,17 +29,18 @@ def check_goal(config: AttackConfig) -> None:
 
 def check_search(config: AttackConfig) -> None:
     """Refuse what the search would pass over in silence."""
-    search, choosing = traits_of(config.search), ", ".join(_searches(lambda one: one.chooses))
+    search = traits_of(config.search)
     if config.restarts > 1 and (config.last or not search.restarts):
-        needed = f"`search` {' or '.join(_searches(lambda one: one.restarts))}, without `last`"
+        needed = f"`search` {' or '.join(_searches(lambda one: one.traits.restarts))}, without `last`"
         raise ArgumentError(f"`restarts` above 1 need {needed}; got {config.search}")
     if config.samples is not None and not search.samples:
-        sampling = " or ".join(_searches(lambda one: one.samples))
+        sampling = " or ".join(_searches(lambda one: one.traits.samples))
         raise ArgumentError(f"`samples` are for `search` {sampling}; got {config.search}")
-    if config.last and search.chooses:
-        raise ArgumentError(f"`last` needs a search other than {choosing}; got {config.search}")
-    if not config.keeps_best and (search.chooses or config.restarts > 1):
+    if not config.keeps_best and (_chooses(config.search) or config.restarts > 1):
+        choosing = ", ".join(_searches(lambda one: one.chooses))
         found = f"{config.restarts} restarts" if config.restarts > 1 else config.search
+        if config.last:
+            raise ArgumentError(f"`last` needs a search other than {choosing}; got {found}")
         raise ArgumentError(
             f"`goal` {config.goal} is an attack on the last iterate, and needs no restarts and a search other than "
             f"{choosing}; got {found}"
@@ -47,7 +48,7 @@ def check_search(config: AttackConfig) -> None:
     if config.step_size is None and search.step == "rate":
         raise ArgumentError(f"`search` {config.search} steps along the gradient and needs a `step_size`; got none")
     if config.patch and search.everywhere:
-        moving = ", ".join(_searches(lambda one: one.everywhere))
+        moving = ", ".join(_searches(lambda one: one.traits.everywhere))
         raise ArgumentError(f"`patch` needs a search other than {moving}; got {config.search}")
 
 
@@ -61,9 +62,14 @@ def check_trained(config: AttackConfig) -> None:
         raise ArgumentError(f"`search` {config.search} needs `goal` prototype, `targeted`, norm linf, and no `patch`")
 
 
+def _chooses(search: str) -> bool:
+    """Return whether a search has no last iterate to return; a trained one has a single image, whatever is asked."""
+    return search not in TRAINED and find_search(search).chooses
+
+
 def _goals(wanted: Callable[[NamedGoal], bool]) -> list[str]:
     return [name for name, goal in GOALS.items() if wanted(goal)]
 
 
-def _searches(wanted: Callable[[Traits], bool]) -> list[str]:
-    return [name for name, search in SEARCHES.items() if wanted(search.traits)]
+def _searches(wanted: Callable[[NamedSearch], bool]) -> list[str]:
+    return [name for name, search in SEARCHES.items() if wanted(search)]

@@ -44,7 +44,8 @@ def check_service(config: AttackConfig) -> None:
             raise ArgumentError(f"`token_file` holds the token of a `service`; got no service with {config.token_file}")
         return
     if not GOALS[config.goal].from_outside:
-        raise ArgumentError(f"`service` shows nothing but ids, and needs `goal` returned-ids; got {config.goal}")
+        needed = " or ".join(name for name, goal in GOALS.items() if goal.from_outside)
+        raise ArgumentError(f"`service` shows nothing but ids, and needs `goal` {needed}; got {config.goal}")
     for name in ("purifier", "patch"):
         if getattr(config, name):
             raise ArgumentError(f"`service` goes without `{name}`; got {getattr(config, name)}")
