@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -37,9 +37,17 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     if value in known:
         return value
+    raise ArgumentError(f"`{name}` is one of {', '.join(known)}; got {value!r}{near_hint(value, known)}")
+
+
+def near_hint(value: str, known: Sequence[str]) -> str:
+    """Return the end of an error: which of `known` was probably meant; nothing if none is near.
+
+    >>> near_hint("lable", ["id", "label"])
+    "; did you mean 'label'?"
+    """
     near = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ArgumentError(f"`{name}` is one of {', '.join(known)}; got {value!r}{hint}")
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def check_fraction(name: str, value: float) -> float:

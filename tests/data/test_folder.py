@@ -24,9 +24,25 @@ def test_classes_are_the_subfolders_in_order(tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(DataError, match=r"`data.root` is an existing folder; found nothing at .*missing"):
         read_folder(tmp_path / "missing")
-    with pytest.raises(DataError, match="one subfolder a class; found none in"):
+    with pytest.raises(DataError, match="one subfolder a class, at least two; found none in"):
         read_folder(tmp_path)
     write_picture(tmp_path / "cat" / "1.png", 1)
     (tmp_path / "dog").mkdir()
     with pytest.raises(DataError, match=r"found none in .*dog"):
         read_folder(tmp_path)
+
+
+def test_a_folder_with_one_class_is_refused_with_what_was_probably_meant(tmp_path):
+    for name in ("photos/cat/1.png", "photos/dog/1.png", "other/images/1.png"):
+        write_picture(tmp_path / name, 1)
+    with pytest.raises(DataError, match=r"at least two; found only images in .*other$"):
+        read_folder(tmp_path / "other")
+    with pytest.raises(DataError, match=r"found none in .*cat$"):
+        read_folder(tmp_path / "photos" / "cat")
+    (tmp_path / "other" / "train_img.txt").write_text("images/1.png\n")
+    with pytest.raises(DataError, match=r"found only images in .*; its lists are read by --data.name image-list"):
+        read_folder(tmp_path / "other")
+    (tmp_path / "above").mkdir()
+    (tmp_path / "photos").rename(tmp_path / "above" / "photos")
+    with pytest.raises(DataError, match=r"found only photos in .*; is it --data.root .*above/photos\?"):
+        read_folder(tmp_path / "above")

@@ -14,8 +14,18 @@ from saat.cli import main
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.detection import Detector
 from saat.evaluation.roc import area_under_curve
-from saat.recipes.detect import WEIGHTS, Scored, choose_weight, codes_without_train
+from saat.recipes.detect import WEIGHTS, Scored, choose_weight, codes_without_train, warn_of_few
 from saat.recipes.subject import load_subject
+
+
+def test_too_few_images_for_a_rate_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    calibration = torch.rand(60, 2, generator=torch.Generator().manual_seed(0))
+    warn_of_few(Detector(torch.nn.Identity(), torch.ones(1, 8, dtype=torch.int8), calibration))
+    assert "60 train images calibrate the detector, too few for a false-alarm rate of 0.01: nothing" in caplog.text
+    caplog.clear()
+    calibration = torch.rand(400, 2, generator=torch.Generator().manual_seed(0))
+    warn_of_few(Detector(torch.nn.Identity(), torch.ones(1, 8, dtype=torch.int8), calibration))
+    assert caplog.text == ""
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from saat.cli import main
-from saat.data.catalog import DataOptions, load_splits
+from saat.data.catalog import DataOptions, decode_splits
+from saat.data.collection import Collection
 from saat.data.splits import Splits
 from saat.recipes.train import TrainConfig, identity
 
@@ -82,11 +83,11 @@ def test_other_images_in_the_same_folder_are_refused(tmp_path: Path, capsys: pyt
     words = [*TRAIN[:2], "--fit.epochs=1", "--quiet=true", *DATA[1:], f"--out={tmp_path}"]
     assert main([*words, "--data.train_size=64"]) == 0
 
-    def changed(options: DataOptions, **more: bool) -> Splits:  # the same options find other images now
-        return load_splits(replace(options, train_size=80), **more)
+    def changed(collection: Collection, options: DataOptions, **more: bool) -> Splits:  # the same options, other images
+        return decode_splits(collection, replace(options, train_size=80), **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("saat.recipes.train.load_splits", changed)
+        patch.setattr("saat.recipes.train.decode_splits", changed)
         assert main([*words, "--data.train_size=64"]) == 2
     assert "checksums" in capsys.readouterr().err
 

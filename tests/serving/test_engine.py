@@ -113,7 +113,7 @@ def test_a_batch_of_unlike_queries(engine: SearchEngine) -> None:
     assert [len(hits) for hits in together] == [7, 7, 25, 1, 0]
     assert together[0] == together[1]
     assert engine.search([]) == []
-    with pytest.raises(ArgumentError, match="`column` is one of"):
+    with pytest.raises(ArgumentError, match="`where` compares columns"):
         engine.among("color == 1")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,21 @@ def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
         DataError: the set cannot be read, or every image of a split is damaged.
         ArgumentError: a split is larger than what there is.
     """
+    return decode_splits(read_collection(options), options, quiet=quiet)
+
+
+def read_collection(options: DataOptions) -> Collection:
+    """Read what there is, without decoding an image, with the size that `options` ask for.
+
+    Raises:
+        DataError: the set cannot be read.
+    """
     collection = DATASETS[options.name].read(options.root or Path(), options.download)
+    return replace(collection, image_size=options.image_size or collection.image_size)
+
+
+def decode_splits(collection: Collection, options: DataOptions, *, quiet: bool = False) -> Splits:
+    """Select and decode the three splits, as `load_splits` does, of what `read_collection` has read."""
     rows = select_rows(
         collection,
         train_size=options.train_size,
@@ -112,8 +126,8 @@ def load_splits(options: DataOptions, *, quiet: bool = False) -> Splits:
         split_seed=options.split_seed,
     )
     everything = np.unique(np.concatenate(list(rows.values())))
-    size = options.image_size or collection.image_size
-    decoded = decode_rows(collection, everything, size=size, crop_border=options.crop_border, quiet=quiet)
+    size, crop_border = collection.image_size, options.crop_border
+    decoded = decode_rows(collection, everything, size=size, crop_border=crop_border, quiet=quiet)
     if len(decoded.damaged) == len(everything):
         raise DataError(f"at least one image can be decoded; all {len(everything)} failed, first {decoded.damaged[0]}")
     splits = {name: gather_split(name, collection, chosen, decoded) for name, chosen in rows.items()}

@@ -20,12 +20,13 @@ def read_folder(root: Path) -> Collection:
     """Read `root/CLASS/**/IMAGE`; classes in alphabetical order. Other files are ignored; images among them are logged.
 
     Raises:
-        DataError: there is no such folder, no class, or a class without images.
+        DataError: there is no such folder, less than two classes, or a class without images.
     """
     check_folder("data.root", root)
     classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise DataError(f"`data.root` has one subfolder a class; found none in {root}")
+    if len(classes) < 2:
+        there = f"only {classes[0].name}" if classes else "none"
+        raise DataError(f"`data.root` has one subfolder a class, at least two; found {there} in {root}{_hint(root)}")
     beside = [path.name for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
     if beside:
         log.warning(f"images beside the class folders of {root} are left out, {len(beside)} in all, first {beside[0]}")
@@ -45,3 +46,13 @@ def read_folder(root: Path) -> Collection:
         read=lambda row: paths[row].read_bytes(),
         image_size=IMAGE_SIZE,
     )
+
+
+def _hint(root: Path) -> str:
+    """Return what was probably meant by a folder without classes."""
+    if any(root.glob("*_img.txt")):
+        return "; its lists are read by --data.name image-list"
+    for path in filter(Path.is_dir, sorted(root.iterdir())):
+        if sum(below.is_dir() for below in path.iterdir()) > 1:
+            return f"; is it --data.root {path}?"
+    return ""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from saat.errors import ArgumentError, check_choice
+from saat.errors import ArgumentError, near_hint
 from saat.index.content import SEPARATOR
 
 OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -255,7 +255,10 @@ class _Parser:
         kind, column = self._take()
         if kind != "word":
             raise self._wrong(column)
-        check_choice("column", column, self._columns)
+        if column not in self._columns:
+            known = sorted(self._columns)
+            hint = near_hint(column, known)
+            raise ArgumentError(f"`where` compares columns: {', '.join(known)}; got {column!r}{hint}")
         _, sign = self._take()
         if sign not in OPERATORS:
             raise self._wrong(sign)

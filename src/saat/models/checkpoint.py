@@ -137,6 +137,9 @@ def load_checkpoint(folder: Path, *, model_factory: str | None = None) -> tuple[
         if model_factory is None:
             raise CheckpointError(f"{folder} was made with `model` {card.backbone}; give --model {card.backbone} again")
         model = import_model(model_factory, image_size=card.image_size)
+        if model.code_length != card.code_length:
+            found = f"{model.code_length} there, {card.code_length} in the card of {folder}"
+            raise CheckpointError(f"`model` {model_factory} has as many bits as the checkpoint; found {found}")
     else:
         model, _ = build_model(card.backbone, code_length=card.code_length, weights="random")
     path = folder / WEIGHTS_FILE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ from saat.recipes.tables import print_table
 from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, make_folder, progress, write_text
 
 WEIGHTS = (0.5, 1.0, 2.0)  # of the detector in the adaptive attacker's objective
+log = logging.getLogger(__name__)
+
 RATES = (0.01, 0.05)  # of false alarms
 KEPT_SHARE = 0.8  # of the MAP that the standard attack takes, which an adaptive attack must take too to count
 
@@ -116,6 +119,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
         codes_without_train(subject.splits, codes.database),
         seed=config.seed,
     )
+    warn_of_few(detector)
     detector.save(config.out / "detector")
     deployment = Deployment(CodeBank(codes.database, subject.splits.database.labels))
     clean = score(subject.model, detector, deployment, query.images[rows], query.labels[rows])
@@ -136,6 +140,16 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     if not config.quiet:
         print_detection(report)
     return report
+
+
+def warn_of_few(detector: Detector) -> None:
+    """Say for which false-alarm rates there are too few images of the calibration to raise an alarm at all."""
+    if too_low := [f"{rate:g}" for rate in RATES if rate < detector.lowest_rate()]:
+        log.warning(
+            f"{len(detector.calibration)} train images calibrate the detector, too few for a false-alarm rate of "
+            f"{' or '.join(too_low)}: nothing is an alarm there; rates from {detector.lowest_rate():.3g} on are (give "
+            "more train images, --data.train_size)"
+        )
 
 
 def codes_without_train(splits: Splits, database_codes: Tensor) -> Tensor:

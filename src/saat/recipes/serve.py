@@ -187,8 +187,8 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`token_file` is a text file with a token; {path}: {error}") from error
     if len(token) < SHORTEST_TOKEN or not token.isascii() or token.split() != [token]:
-        rule = f"one word of at least {SHORTEST_TOKEN} letters, digits or signs"
-        raise ArgumentError(f"`token_file` holds {rule} (`openssl rand -hex 32` makes one); found {len(token)}")
+        rule = f"one word of at least {SHORTEST_TOKEN} letters, digits or signs (`openssl rand -hex 32` makes one)"
+        raise ArgumentError(f"`token_file` holds {rule}; found {len(token)} characters")
     return token
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saat.data.catalog import DataOptions, load_splits
+from saat.data.catalog import DataOptions, decode_splits, load_splits, read_collection
 from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
@@ -80,8 +80,9 @@ def load_subject(
         if model is None:
             raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
         options = data or DataOptions()
-        splits = load_splits(options, quiet=quiet)
-        own = import_model(model, image_size=splits.query.images.shape[-1])
+        collection = read_collection(options)
+        own = import_model(model, image_size=collection.image_size)
+        splits = decode_splits(collection, options, quiet=quiet)
         about = {"checkpoint": None, "backbone": model, "code_length": own.code_length, "defense": None}
         own = own.to(device).eval()
         return Subject(own, splits, options, about, own, data_given=data is not None)

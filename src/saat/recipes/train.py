@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from saat import __version__
-from saat.data.catalog import DataOptions, load_splits
+from saat.data.catalog import DataOptions, decode_splits, read_collection
 from saat.data.splits import Splits
 from saat.errors import check_choice, check_code_length
 from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
+from saat.evaluation.sanity import find_flags
 from saat.hamming import sign_codes
 from saat.losses.catalog import LOSSES, build_loss
 from saat.models.checkpoint import Card, save_checkpoint
@@ -66,13 +67,13 @@ class TrainConfig(RunOptions):
 def train(config: TrainConfig) -> Card:
     """Train by `config`; write weights, card, splits and log to `config.out`, and return the card."""
     device = config.start()
-    splits = load_splits(config.data, quiet=config.quiet)
-    image_size = splits.train.images.shape[-1]
+    collection = read_collection(config.data)
     if config.model is None:
         model, weights = build_model(config.backbone, code_length=config.code_length, weights=config.weights)
     else:
-        model, weights = import_model(config.model, image_size=image_size), "own"
+        model, weights = import_model(config.model, image_size=collection.image_size), "own"
     model = model.to(device)
+    splits = decode_splits(collection, config.data, quiet=config.quiet)  # takes long: after all that can be refused
     loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
     manifest = splits.manifest()
     # a folder may hold other images by now, and half a training on each would be of neither
@@ -93,7 +94,7 @@ def train(config: TrainConfig) -> Card:
         backbone=config.model or config.backbone,
         weights=weights,
         code_length=model.code_length,
-        image_size=image_size,
+        image_size=collection.image_size,
         loss=config.loss,
         data=data_values(config.data),
         manifest=manifest,
@@ -133,12 +134,16 @@ def versions() -> dict[str, str]:
 def measure(
     model: HashModel, splits: Splits, *, database_model: HashModel | None = None, quiet: bool
 ) -> RetrievalMetrics:
-    """Encode queries and database in float32, the database with a model of its own if there is one, and measure."""
+    """Encode queries and database in float32, the database with a model of its own if there is one, and measure.
+
+    The flags that need no attack are logged.
+    """
     query, database = (
-        sign_codes(encode_logits(encoder, split.images, label=f"encode {split.name}", quiet=quiet))
+        encode_logits(encoder, split.images, label=f"encode {split.name}", quiet=quiet)
         for encoder, split in ((model, splits.query), (database_model or model, splits.database))
     )
-    metrics = evaluate_retrieval(query, splits.query.labels, database, splits.database.labels)
-    if metrics.distinct_codes == 1:
-        log.warning("all images of the database have one code: the model finds nothing; try a lower `learning_rate`")
+    labels = splits.query.labels, splits.database.labels
+    metrics = evaluate_retrieval(sign_codes(query), labels[0], sign_codes(database), labels[1])
+    for flag in find_flags(metrics, None, logits=query, overlap=splits.overlap()):
+        log.warning(f"unreliable: {flag.name}: {flag.message} (docs/flags.md)")
     return metrics
