@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from servers import Addresses
 
 from saat.errors import ServerError
 from saat.index.catalog import open_remote
@@ -27,7 +28,6 @@ from saat.recipes.push import push as push_command
 
 MODEL = ModelKey("c" * 32, 24)
 BATCH = 40
-Addresses = Callable[[str], str]
 KILLED = """
 import os, signal, sys
 from pathlib import Path

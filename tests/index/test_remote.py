@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pushing import COUNT, MODEL, content, pushed_steps
+from servers import Addresses
 
-from saat.errors import ArgumentError, DataError, ServerError
+from saat.errors import ArgumentError, DataError
 from saat.index import milvus
 from saat.index.address import parse_address
 from saat.index.catalog import open_remote
@@ -26,11 +25,6 @@ from saat.index.remote import RemoteIndex
 from saat.index.stored import RemoteManifest
 from saat.index.where import select
 
-MODEL = ModelKey("a" * 32, 24, "runs/plain")
-COUNT = 400
-TEXTS = ["cat", "dog", None, "it's", 'do"g', "a\\b", "é%_x", "new\nline", "Z", "cab"]
-TAGS = ["cat, dog", "wildcat, cats", None, 'do"g, cat', "dog"]
-NUMBERS = [1.5, -2.0, None, float("nan"), float("inf"), float("-inf"), 0.1]
 CONDITIONS = [
     "label == 'cat' and id > 100",
     "label != 'cat'",
@@ -60,31 +54,6 @@ CONDITIONS = [
     "kind == 'x' and id < 90",
     "label == 'none'",
 ]
-Addresses = Callable[[str], str]
-
-
-def content() -> IndexContent:
-    """Items of seven distinct codes, so that nearly all distances are ties, of all kinds of metadata, with gaps."""
-    codes = np.random.default_rng(0).integers(0, 256, (7, 3), dtype=np.uint8)
-    columns = {
-        "path": pa.array([f"/photos/{row}.png" for row in range(COUNT)]),
-        "label": pa.array([TEXTS[row % 10] for row in range(COUNT)]),
-        "tags": pa.array([TAGS[row % 5] for row in range(COUNT)]),
-        "price": pa.array([NUMBERS[row % 7] for row in range(COUNT)]),
-        "narrow": pa.array([[0.1, None, 3.0][row % 3] for row in range(COUNT)], pa.float32()),
-        "number": pa.array([[1, 2**53 - 1, None, -5][row % 4] for row in range(COUNT)]),
-        "sold": pa.array([[True, False, None][row % 3] for row in range(COUNT)]),
-        "kind": pa.array([["x", "y"][row % 2] for row in range(COUNT)]).dictionary_encode(),
-        "größe": pa.array([row % 3 for row in range(COUNT)]),
-    }
-    packed = codes[np.random.default_rng(1).integers(0, 7, COUNT)]
-    return IndexContent.empty(MODEL).added(packed, pa.table(columns), model=MODEL).without(np.arange(0, COUNT, 11))
-
-
-def pushed_steps(items: IndexContent, remote: RemoteIndex[Any], identity: str = "ours") -> tuple[int, int, int]:
-    """Push; return how many items were looked at, written and removed."""
-    steps = list(push(items, remote, identity=identity, created="now", batch_size=150))
-    return sum(step.items for step in steps), sum(step.written for step in steps), sum(step.removed for step in steps)
 
 
 def check_same(remote: RemoteIndex[Any], items: IndexContent) -> None:
@@ -242,110 +211,3 @@ def test_a_graph_in_postgresql_is_a_choice(address: Addresses) -> None:
         assert all(a <= b for a, b in pairwise(zip(distances.tolist(), ids.tolist(), strict=True)))
     for each in (remote, graph):
         each.close()
-
-
-@pytest.mark.servers
-def test_a_lost_connection_is_made_anew(address: Addresses) -> None:
-    remote, other = (open_remote(place) for place in [address("postgresql")] * 2)
-    pushed_steps(content(), remote)
-    other._run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-    assert len(remote) == len(content())
-    for each in (remote, other):
-        each.close()
-
-
-@pytest.mark.servers
-def test_a_statement_that_is_held_up_ends_but_those_that_build_a_graph_may_take_long(address: Addresses) -> None:
-    place = address("postgresql")
-    remote, holder = open_remote(place + "&options=-c%20statement_timeout%3D300ms"), open_remote(place)
-    pushed_steps(content(), remote)
-    with holder._connection.transaction():
-        holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(ServerError, match="statement timeout"):
-            len(remote)
-    assert len(remote) == len(content())
-    with ThreadPoolExecutor(2) as pool:
-        with holder._connection.transaction():
-            holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            builds = pool.submit(remote.build_graph)
-            time.sleep(0.6)
-        builds.result(timeout=30)
-        with holder._connection.transaction():
-            holder._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            puts = pool.submit(remote.put, remote.prepared(content().packed, content().metadata))
-            time.sleep(0.6)
-        puts.result(timeout=30)
-    for each in (remote, holder):
-        each.close()
-
-
-@pytest.mark.servers
-def test_a_connection_has_limits_unless_the_address_or_the_server_has_its_own(address: Addresses) -> None:
-    place = address("postgresql")
-    chosen = {"": "1min", "&options=-c%20statement_timeout%3D0": "0", "&options=-c%20work_mem%3D8MB": "1min"}
-    for options, limit in chosen.items():
-        with open_remote(place + options) as remote:
-            assert remote._run("SHOW statement_timeout") == [(limit,)]
-            parameters = remote._connection.info.get_parameters()
-            assert {name: parameters[name] for name in ("keepalives_idle", "tcp_user_timeout")} == {
-                "keepalives_idle": "30",
-                "tcp_user_timeout": "60000",
-            }
-    with open_remote(place + "&keepalives_idle=5") as remote:
-        assert remote._connection.info.get_parameters()["keepalives_idle"] == "5"
-        remote._run("ALTER ROLE CURRENT_USER SET statement_timeout = '7s'")
-        with open_remote(place) as other:
-            assert other._run("SHOW statement_timeout") == [("7s",)]
-        remote._run("ALTER ROLE CURRENT_USER RESET statement_timeout")
-
-
-@pytest.mark.servers
-def test_tables_of_others_are_left_alone(address: Addresses) -> None:
-    remote = open_remote(address("postgresql"))
-    remote._run("CREATE TABLE {table} (mine text)")
-    with pytest.raises(DataError, match="already exists"):
-        pushed_steps(content(), remote)
-    assert remote._run("SELECT count(*) FROM {table}") == [(0,)]
-    assert remote._read_manifest() is None
-    remote.close()
-
-
-@pytest.mark.servers
-def test_collections_of_others_are_left_alone(address: Addresses) -> None:
-    place = address("milvus")
-    remote = open_remote(place)
-    remote._server.ask("create_collection", remote.address.name, dimension=4)
-    with pytest.raises(DataError, match=r"not of saat: the fields of photos_\d+ are id, vector"):
-        open_remote(place)
-    remote.close()
-
-
-@pytest.mark.servers
-def test_errors_of_postgresql_show_no_password(postgresql: str) -> None:
-    wrong = postgresql.replace("postgres:@", "postgres:geheim@").replace("/postgres?", "/nowhere?")
-    with pytest.raises(DataError, match='database "nowhere" does not exist') as caught:
-        open_remote(wrong)
-    assert "geheim" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("place", "client"),
-    [("milvus://me:geheim@127.0.0.1:1/p", "pymilvus"), ("postgresql://me:geheim@127.0.0.1:1/p", "psycopg")],
-)
-def test_a_server_that_does_not_answer_is_named(place: str, client: str) -> None:
-    pytest.importorskip(client)
-    with pytest.raises(DataError, match=r"127\.0\.0\.1:1/p") as caught:
-        open_remote(place)
-    assert "geheim" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("place", "client", "extra"),
-    [("milvus://h/p", "pymilvus", "milvus"), ("postgresql://h/p", "psycopg", "postgres")],
-)
-def test_a_client_that_is_missing_is_named(
-    place: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, client, None)
-    with pytest.raises(ArgumentError, match=rf"pip install 'saat\[{extra}\]'"):
-        open_remote(place)

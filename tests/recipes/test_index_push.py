@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from servers import Addresses
 
 from saat.cli import main
 from saat.data.fashion import CLASS_NAMES, read_fashion
@@ -28,7 +29,6 @@ from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
 
 COUNT = 40
-Addresses = Callable[[str], str]
 Start = Callable[..., AbstractContextManager[Any]]
 
 
