@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page
 from result_cards import make_card
 
 from saat.errors import DataError
 from saat.evaluation.leaderboard import find_cards, make_leaderboard, standing, write_leaderboard
-
-VOID = {"meta", "br", "img", "link"}
 
 
 def put(path: Path, name: str = "hard", **changes: Any) -> Path:
@@ -29,33 +27,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     (group,) = board_of(folder)["groups"]
     rows: list[dict[str, Any]] = group["rows"]
     return rows
-
-
-class Page(HTMLParser):
-    """What a test asks of a page: balanced tags, references, text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self.open[-1:] == ["style"] else data
 
 
 def test_cards_are_found_at_any_depth_and_in_a_flat_folder(tmp_path: Path):

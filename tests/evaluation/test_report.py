@@ -1,130 +1,18 @@
+"""What a report says of runs: its page, and the same numbers as text."""
+
 import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from attack_runs import ATTACK, CLASSES, make_run
+from pages import Page
 from PIL import Image
 
 from saat.errors import ArgumentError, DataError
 from saat.evaluation import report
-from saat.evaluation.examples import choose_queries, magnified, write_examples
-from saat.evaluation.metrics import evaluate_retrieval
-from saat.hamming import sign_codes
-
-CLASSES = ("<b>Coat</b> & 'hat'", "Bag", "Shoe")
-VOID = {"img", "meta", "br", "link", "input", "hr"}
-
-
-def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, **changes: Any) -> Path:
-    """Write the folder of an attack run on random pictures, as `saat attack` does; `changes` go over its report."""
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(3, 16, generator=generator)
-
-    def split(rows: int, shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        classes = torch.arange(rows) % 3
-        noisy = centers[(classes + shift) % 3] + noise * torch.randn(rows, 16, generator=generator)
-        return sign_codes(noisy), torch.nn.functional.one_hot(classes, 3).to(torch.uint8)
-
-    (clean_codes, labels), (attacked_codes, _), (database_codes, database_labels) = split(12), split(12, 1), split(40)
-    images = torch.rand(12, 3, side, side, generator=generator)
-    clean, attacked = (
-        evaluate_retrieval(codes, labels, database_codes, database_labels) for codes in (clean_codes, attacked_codes)
-    )
-    examples = write_examples(
-        folder,
-        queries=choose_queries(labels, 6, seed=seed),
-        clean=images,
-        adversarial=(images + 8 / 255).clamp(0, 1),
-        database=(255 * torch.rand(40, 3, side, side, generator=generator)).to(torch.uint8),
-        clean_codes=clean_codes,
-        adversarial_codes=attacked_codes,
-        database_codes=database_codes,
-        query_labels=labels,
-        database_labels=database_labels,
-        class_names=CLASSES,
-    )
-    content = {
-        "saat": "0.1.0",
-        "created": "2026-01-02T03:04:05+00:00",
-        "name": folder.name,
-        "data": {
-            "name": "made-up",
-            "class_names": CLASSES,
-            "sizes": {"train": 40, "query": 12, "database": 40},
-            "checksums": {"train": "t", "query": "q", "database": "d"},
-            "damaged": [],
-            "overlap": 0,
-        },
-        "model": {"checkpoint": "runs/plain", "backbone": "tiny", "code_length": 16, "defense": None, "parent": None},
-        "attack": ATTACK,
-        "clean_map": clean.map,
-        "attacked_map": attacked.map,
-        "clean_map_paper": clean.map_paper,
-        "attacked_map_paper": attacked.map_paper,
-        "chance_map": clean.chance_map,
-        "chance_map_paper": clean.chance_map_paper,
-        "clean": clean.to_json(),
-        "attacked": attacked.to_json(),
-        "change": {"linf": 0.03, "linf_maximum": 0.0314, "l2": 1.5, "psnr": 33.2, "ssim": 0.97},
-        "flags": [],
-        "examples": examples,
-    }
-    (folder / "report.json").write_text(json.dumps(content | changes))
-    return folder
-
-
-ATTACK: dict[str, Any] = {
-    "name": "pgd",
-    "search": "pgd",
-    "goal": "mainstay",
-    "objective": "margin",
-    "targeted": False,
-    "norm": "linf",
-    "epsilon": 8 / 255,
-    "steps": 20,
-    "step_size": 1 / 255,
-    "restarts": 1,
-    "seed": 0,
-    "seconds": 1.0,
-    "model_evaluations": 240,
-    "max_perturbation": 8 / 255,
-}
-
-
-class Page(HTMLParser):
-    """What a test asks of a page: balanced tags, references, text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
 
 
 def write(out: Path, *runs: Path) -> tuple[Page, str]:
@@ -325,27 +213,3 @@ def test_a_verdict_says_what_the_numbers_say():
     assert "no better than a random ranking" in told(0.9, 0.101)
     assert "even its clean ranking is no better than chance" in told(0.1, 0.05)
     assert "does not fall but goes from 0.500 to 0.600" in told(0.5, 0.6)
-
-
-def test_queries_are_spread_over_label_sets_and_depend_on_seed_and_labels_only():
-    labels = torch.nn.functional.one_hot(torch.arange(60) % 6, 6).to(torch.uint8)
-    labels[:6] = 0
-    chosen = choose_queries(labels, 8, seed=3)
-    assert chosen == choose_queries(labels.clone(), 8, seed=3) != choose_queries(labels, 8, seed=4)
-    assert len(set(chosen)) == 8
-    assert min(chosen) >= 6
-    assert len({row % 6 for row in chosen[:6]}) == 6
-
-
-def test_examples_hold_the_nearest_items_with_ties_by_row(tmp_path: Path):
-    run = make_run(tmp_path / "plain")
-    examples = json.loads((run / "report.json").read_text())["examples"]
-    for example in examples:
-        for key in ("clean_results", "attacked_results"):
-            found = [(hit["distance"], hit["item"]) for hit in example[key]]
-            assert len(found) == 10
-            assert found == sorted(found)
-            assert all(hit["relevant"] == (hit["labels"] == example["labels"]) for hit in example[key])
-    with Image.open(run / examples[0]["perturbation_image"]) as image:
-        assert image.size == (8, 8)
-    assert magnified(torch.tensor([-1.0, 0.0, 1 / 64]), 16).tolist() == [0.0, 0.5, 0.75]
