@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from servers import address, milvus, postgresql, remote, scheme
 
 from saat.cli import main
 from saat.data.fashion import CLASS_NAMES, read_fashion
+from service import Server, Start
 
 __all__ = ["address", "milvus", "postgresql", "remote", "scheme"]  # fixtures: servers, started when a test first asks
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]  # for doctests: all have one name, so one hides the others
@@ -35,18 +35,6 @@ class Served:
     detector: Path
     photos: Path
     index: Path
-
-
-@dataclass
-class Server:
-    """A running `saat serve`."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-    def terminate(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +80,7 @@ def _with_detector_and_index(checkpoint: Path, photos: Path, root: Path) -> Serv
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[..., AbstractContextManager[Server]]:
+def serve() -> Start:
     """Return a way to start `saat serve` with options, on a free port; it ends with the block."""
 
     @contextmanager
@@ -113,7 +101,7 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
 
 
 @pytest.fixture(scope="session")
-def url(served: Served, hardened: Served, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[str]:
+def url(served: Served, hardened: Served, serve: Start) -> Iterator[str]:
     """The address of a service with the lab, a second model beside the first, and a detector of each."""
     second = (f"--hardened={hardened.checkpoint}", f"--hardened_index={hardened.index}")
     watch = "--false_alarm_rate=0.05"  # 120 images calibrate no lower rate of much use

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 import saat
 from saat.cli import main
+from service import Start
 from story import README, commands
 
 
 def test_the_commands_after_the_demo_index_search_and_serve_its_database(
-    demo: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    serve: Callable[..., AbstractContextManager[Any]],
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Start
 ) -> None:
     build, search, start = commands("runs/demo/index")
     assert [build[:2], search[:1], start[:1]] == [["index", "build"], ["search"], ["serve"]]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from saat.defenses.detection import Detector
 from saat.models.checkpoint import load_checkpoint
+from service import Start
 
-Start = Callable[..., AbstractContextManager[Any]]
 pytestmark = MARKS
 
 

@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from driving import MARKS, all_loaded, keep
 from playwright.sync_api import Page, expect
 
 from saat.cli import main
+from service import Start
 from story import commands
 
-Start = Callable[..., AbstractContextManager[Any]]
 Visit = Callable[[str], AbstractContextManager[Page]]
 pytestmark = MARKS
 

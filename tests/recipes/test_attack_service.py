@@ -8,8 +8,8 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from saat.recipes.outside import ServiceSearch
 from saat.recipes.subject import load_subject
 from saat.serving.client import ServiceError
 from saat.serving.hits import Answer, Hit, Item, Risk
+from service import Start
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-Start = Callable[..., AbstractContextManager[Any]]
 TOKEN = "a-token-of-enough-letters"
 GOAL = ["--goal=returned-ids", "--search=square", "--steps=8", "--epsilon=32/255"]
 SIZES = {"query": 20, "train": 120, "database": 150}  # of the splits of `served`

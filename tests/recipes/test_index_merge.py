@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from saat.index.storage import create_index, read_index, read_manifest, verify_i
 from saat.recipes import index as index_recipe
 from saat.recipes.index import AddConfig, BuildConfig, RemoveConfig, add, build, remove
 from saat.recipes.merge import MergeConfig, merge
+from service import Start
 
 MODEL = ModelKey("a" * 32, 16, "runs/plain")
 
@@ -96,11 +96,7 @@ def test_parts_become_the_index_of_all_images(
 
 
 def test_a_merged_index_serves_its_pictures_and_grows(
-    tiny: Path,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    serve: Callable[..., AbstractContextManager[Any]],
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Start
 ) -> None:
     """Parts of images given relative to two folders, one of which has since moved."""
     for name in ("Bag", "Dress"):

@@ -6,11 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import httpx
 import numpy as np
@@ -27,9 +24,9 @@ from saat.recipes.index import BuildConfig, InfoConfig, build, info
 from saat.recipes.merge import MergeConfig, merge
 from saat.recipes.push import PushConfig, push
 from saat.recipes.search import SearchConfig, search
+from service import Start
 
 COUNT = 40
-Start = Callable[..., AbstractContextManager[Any]]
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
-
-Start = Callable[..., AbstractContextManager[Any]]
 
 
 def post(http: httpx.Client, photo: Path, **data: str) -> httpx.Response:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from typing import Any
 
@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from saat.serving.connections import MOST_CONNECTIONS
+from service import Start
 
 SECONDS = 2.0
 LATE = b'{"error": "the head of a request takes at most 2 s"}'
@@ -20,7 +21,7 @@ ASKED = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def address(served: Any, serve: Callable[..., AbstractContextManager[Any]]) -> Iterator[tuple[str, int]]:
+def address(served: Any, serve: Start) -> Iterator[tuple[str, int]]:
     with serve(f"--index={served.index}", f"--request_seconds={SECONDS}", "--rate=0") as server:
         host, port = server.url.removeprefix("http://").split(":")
         yield host, int(port)

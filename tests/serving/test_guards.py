@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-from asking import Start
 from PIL import Image
 
 import saat
@@ -24,6 +23,7 @@ from saat.recipes.serve import _listen
 from saat.serving.client import ServiceError
 from saat.serving.hits import Item
 from saat.serving.service import LAB_ROOM
+from service import Start
 
 TOKEN = "a-token-of-enough-letters"
 

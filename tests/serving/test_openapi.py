@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-Start = Callable[..., AbstractContextManager[Any]]
+from service import Start
+
 HEADERS = {"Authorization": "Bearer a-token-of-enough-letters"}
 OPERATIONS = {
     *("POST /search", "POST /search/batch", "GET /items/{item_id}", "POST /items", "DELETE /items/{item_id}"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -13,8 +11,7 @@ import pytest
 import saat
 from saat.recipes.search import SearchConfig, search
 from saat.serving.client import ServiceError
-
-Start = Callable[..., AbstractContextManager[Any]]
+from service import Start
 
 
 @pytest.mark.parametrize("backend", ["flat", "multi-index"])

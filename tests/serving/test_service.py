@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from asking import Start, measure, post
+from asking import measure, post
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +24,7 @@ from saat.models.checkpoint import load_checkpoint
 from saat.recipes.search import SearchConfig, search
 from saat.recipes.serve import ServeConfig
 from saat.serving.hits import Risk
+from service import Start
 
 
 @pytest.mark.parametrize("where", [None, "label == 'Bag' or label contains 'a'"])
