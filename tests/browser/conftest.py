@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from driving import CHROMIUM
+from driving import CHROMIUM, WAIT, Visit
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-Visit = Callable[[str], AbstractContextManager[Page]]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM:
         pytest.fail("`make browser` needs Chromium; on Debian: apt install chromium")
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -30,7 +29,7 @@ def visit(browser: Browser) -> Visit:
     def opened(url: str) -> Iterator[Page]:
         with browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light") as context:
             page = context.new_page()
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(WAIT)
             wrong: list[str] = []
             page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: wrong.append(str(error)))

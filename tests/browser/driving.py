@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from playwright.sync_api import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DEMANDED = bool(os.environ.get("SAAT_DEMAND_BROWSER"))  # `make browser`
+WAIT = 60_000  # milliseconds, at most, for what is to come; a slow machine may need them
+Visit = Callable[[str], AbstractContextManager[Page]]
 MARKS = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM and not DEMANDED, reason="no Chromium here; Debian: apt install chromium"),
@@ -27,7 +31,7 @@ def keep(page: Page, name: str) -> None:
 def all_loaded(page: Page, selector: str) -> bool:
     """Wait for all images of a selector; `wait_for_function` needs an eval that the page forbids."""
     script = "selector => [...document.querySelectorAll(selector)].every(image => image.naturalWidth > 0)"
-    for _ in range(100):
+    for _ in range(WAIT // 50):
         if page.evaluate(script, selector):
             return True
         page.wait_for_timeout(50)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from driving import MARKS, all_loaded, keep, tab_to
+from driving import MARKS, WAIT, all_loaded, keep, tab_to
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -212,7 +212,7 @@ def test_on_a_phone(page: Page, scheme: str) -> None:
 def test_a_service_with_a_token_asks_for_it(browser: Browser, served: Any, serve: Start, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("a-token-of-enough-letters")
     with serve(f"--index={served.index}", f"--token_file={tmp_path / 'token'}") as server, browser.new_page() as page:
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(WAIT)
         page.goto(server.url)
         expect(page.locator("#token")).to_be_visible()
         expect(page.locator("#samples button")).to_have_count(0)

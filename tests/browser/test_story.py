@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from driving import MARKS, all_loaded, keep
+from driving import MARKS, Visit, all_loaded, keep
 from playwright.sync_api import Page, expect
 
 from saat.cli import main
 from service import Start
 from story import commands
 
-Visit = Callable[[str], AbstractContextManager[Page]]
 pytestmark = MARKS
 
 
