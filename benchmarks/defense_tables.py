@@ -43,6 +43,7 @@ ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
 same time of training. The worst case is that of the suite `fast`. What is not in the table has not been measured:
 `bench_ablation.py --help` has all runs."""
+OTHER_PARENT = "\\* from another plain model than `query-side`, trained anew by the same protocol; these differ too."
 CURVE_NOTE = """\
 `--robustness` multiplies the radius that is trained against. The worst case is that of the suite `fast`; one seed.
 
@@ -148,15 +149,21 @@ def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Return the section of what each ingredient is worth: a row a run, over seeds."""
     if not runs:
         return []
+    parents = {
+        run["row"]["seed"]: run["training"]["parent_weights"] for run in runs if run["row"]["run"] == "query-side"
+    }
+    others = {run["row"]["run"] for run in runs if run["training"]["parent_weights"] != parents.get(run["row"]["seed"])}
     rows = [run["row"] for run in runs]
     table = []
     for name in sorted({row["run"] for row in rows}, key=lambda name: (name.split(",")[0] != "saat", name)):
         same = [row for row in rows if row["run"] == name]
         flags = ", ".join(sorted({flag for row in same for flag in row["flags"]}))
         keys = ("clean_map", "worst_case_map")
-        table.append([name, flags, str(len(same)), *(spread([row[key] for row in same], 3) for key in keys)])
+        figures = [spread([row[key] for row in same], 3) for key in keys]
+        table.append([name + " \\*" * (name in others), flags, str(len(same)), *figures])
     columns = ("training", "flags", "seeds", "clean MAP", "worst case")
-    return [f"## What each ingredient is worth\n\n{ABLATION_NOTE}\n\n{markdown(columns, table, text_columns=2)}\n"]
+    parts = [ABLATION_NOTE, markdown(columns, table, text_columns=2), *[OTHER_PARENT] * bool(others)]
+    return ["\n\n".join(["## What each ingredient is worth", *parts]) + "\n"]
 
 
 def certified_table(runs: Sequence[dict[str, Any]]) -> list[str]:
