@@ -1,4 +1,4 @@
-"""The command line on real images: the whole story in small, and an answer to each mistake a user makes."""
+"""The command line on real images: the whole story in small, flags, and models of ones own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import re
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from saat.cli import COMMANDS, main
+from saat.cli import main
 from saat.data.fashion import read_fashion
-from saat.parsing import load_yaml, parse
+from saat.parsing import load_yaml
 from saat.recipes.attack import print_attack
 
 SMALL = [
@@ -151,89 +149,6 @@ def test_a_preset_in_a_file_is_taken_and_what_stands_beside_it_wins(
     assert (options["preset"], options["defense"], options["mirror"]) == ("query-side", "query-side", True)
     assert (options["steps"], options["fit"]["epochs"], options["fit"]["batch_size"]) == (3, 2, 128)
     assert printed[1] == printed[0]
-
-
-def test_help_shows_the_defaults_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["harden", "--preset=cgat", "--help"])
-    assert "default: cgat)" in capsys.readouterr().out
-
-
-def parsed(line: str) -> Any:
-    words = shlex.split(line)
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    return parse(name, COMMANDS[name], words[len(name.split()) :])
-
-
-@pytest.mark.parametrize(
-    ("short", "whole"),
-    [
-        ("index build x 2024 'b c' --out y", 'index build --checkpoint=x --images=\'["2024", "b c"]\' --out=y'),
-        ("index build --images 2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
-        ("index build --images=2024 'b c' --checkpoint x --out=y", "index build x 2024 'b c' --out=y"),
-        ("index build x a --out y", "index build x '[a]' --out y"),
-        ("index build x 😀 2024/05 --out y", "index build --checkpoint=x --images='[😀, \"2024/05\"]' --out=y"),
-        ("index info 2024/05", "index info --index=2024/05"),
-        (
-            "attack x --out y --epsilon 1/4 --step_size=1/8",
-            "attack --checkpoint=x --out=y --epsilon=0.25 --step_size=0.125",
-        ),
-        ("harden 2024 --out y", "harden --checkpoint=./2024 --out=y"),
-        ("index build --checkpoint x --images '[a, b c]' --out y", "index build x '[a, b c]' --out y"),
-        ("index merge x z --out y", "index merge --parts='[x, z]' --out=y"),
-        ("index remove y --ids 3", "index remove --index=y --ids=[3]"),
-        (
-            "index push y --to postgresql://host/base --hnsw",
-            "index push --index=y --to=postgresql://host/base --hnsw=true",
-        ),
-        ("search y a.jpg -k 3 --where \"a == '1'\"", "search --index=y --image=a.jpg --k=3 --where=\"a == '1'\""),
-        ("serve y --lab --port 1", "serve --index=y --lab=true --port=1"),
-        ("certify x --radii 1/4 0.5 --out y", "certify --checkpoint=x --radii='[0.25, 0.5]' --out=y"),
-        ("leaderboard x --out y", "leaderboard --cards=x --out=y"),
-        ("leaderboard x z --out y", "leaderboard --cards='[x, z]' --out=y"),
-        ("report x z --names a b --out y", "report --runs='[x, z]' --names='[a, b]' --out=y"),
-        (
-            "attack x --out y --targeted --surrogate a",
-            "attack --checkpoint=x --out=y --targeted=true --surrogate='[a]'",
-        ),
-        (
-            "train --out y --data.split_seed -1 --fit.augment false",
-            "train --out=y --data.split_seed=-1 --fit.augment=false",
-        ),
-        ("serve y --token-file a-b --request-seconds=3", "serve --index=y --token_file=a-b --request_seconds=3"),
-        ("train --fit.batch-size 8 --loss csq --out a-b", "train --fit.batch_size=8 --loss=csq --out=a-b"),
-        ("train --out y --fit.augment --quiet", "train --out=y --fit.augment=true --quiet=true"),
-    ],
-)
-def test_short_forms_mean_the_whole_ones(short: str, whole: str) -> None:
-    assert parsed(short) == parsed(whole)
-
-
-def test_a_checkpoint_whose_name_reads_as_a_number_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("2024", "2024-05-01"):
-        assert main(["harden", name, "--out=y", "--data.query_size=3"]) == 2
-        assert f"found no card.json in {name}" in capsys.readouterr().err
-
-
-def test_a_file_of_options_keeps_the_dashes_of_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a-b.yaml").write_text("fit: {batch_size: 7}\n")
-    assert parsed(f"train --out y --config {tmp_path / 'a-b.yaml'}").fit.batch_size == 7
-
-
-def test_what_a_list_takes() -> None:
-    made = parsed("index build x 2024 'b c' --out y")
-    assert (made.checkpoint, made.images, made.out) == (Path("x"), [Path("2024"), Path("b c")], Path("y"))
-    assert parsed("certify x --radii 1/4 0.5 --out y").radii == [0.25, 0.5]
-    assert parsed("leaderboard x --out y").cards == Path("x")
-
-
-def test_data_options_of_a_command_that_has_none_get_an_answer(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["index", "build", f"--checkpoint={plain}", "--images=x", f"--out={tmp_path}", "--data.query_size=30"])
-    assert stopped.value.code == 2
-    assert "--data.query_size" in capsys.readouterr().err
 
 
 def assert_sizes(folder: Path, **sizes: int) -> None:
@@ -380,120 +295,3 @@ def test_describe_names_damaged_images(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "1 damaged images left out" in printed
     assert "class0/00.jpg" in printed
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["attack", "--checkpoint=x", "--out=y", "--epsilon=8"], "did you mean 8/255?"),
-        (["train", "--out=y", "--code_length=50"], "the nearest are 48 and 56"),
-        (["train", "--out=y", "--data.name=fashon"], "did you mean 'fashion'"),
-        (["train", "--out=y", "--data.name=folder", "--data.root=/no/such/folder"], "/no/such/folder"),
-        (["evaluate", "--checkpoint=/no/such/checkpoint"], "card.json"),
-        (["evaluate"], "give `checkpoint`"),
-        (["evaluate", "--model=json:loads"], "`model` 'json:loads' cannot be built"),
-        (["train", "--out=y", "--backbone=resnet21", "--data.train_size=20"], "or 'resnet20'"),
-        (["frobnicate"], "no command 'frobnicate'"),
-    ],
-)
-def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    printed = capsys.readouterr().err
-    assert message in printed
-    assert "Traceback" not in printed
-
-
-def test_a_group_of_options_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file.yaml").write_text("fit: 3\n")
-    assert main(["train", "--out=y", f"--config={tmp_path / 'file.yaml'}"]) == 2
-    expected = "saat train: `fit` is a group of options, such as `fit.epochs`; got 3\n"
-    assert capsys.readouterr().err == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["attack", "--out=y", "--data.bogus=3"], "unrecognized arguments: --data.bogus; did you mean --data.help?"),
-        (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is int; got x"),
-        (["attack", "--out=y", "--batch_size=q"], "`batch_size` is int or null; got q"),
-        (
-            ["attack", "--out=y", "runs/x"],
-            "unrecognized arguments: runs/x (values without an option stand before all options)",
-        ),
-        (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
-        (["attack", "--out=y", "--config=@"], "`surrogate` is list[Path] or null; got runs/a"),
-        (["attack"], "the following arguments are required: out"),
-        (["train", "--out=y", "--data=x"], "`data` is a group of options, or a YAML file of them; got x"),
-    ],
-)
-def test_options_that_cannot_be_parsed_get_one_sentence(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file.yaml").write_text("surrogate: runs/a\n")
-    with pytest.raises(SystemExit) as stopped:
-        main([word.replace("@", str(tmp_path / "file.yaml")) for word in words])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"saat {words[0]}: {message}\n`saat {words[0]} --help` shows the options\n"
-
-
-@pytest.mark.parametrize(
-    ("words", "then"),
-    [
-        (["train", "--out=y"], "goes on"),
-        (["attack", "--out=y"], "starts again"),
-        (["evaluate", "x", "--out=y"], "starts again"),
-        (["evaluate", "x", "--out=y", "--suite=fast"], "goes on"),
-    ],
-)
-def test_a_stop_says_what_the_same_command_does(
-    words: list[str], then: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(config: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("saat.cli.COMMANDS", {words[0]: replace(COMMANDS[words[0]], run=stopped)})
-    assert main(words) == 130
-    assert f"stopped; the same command {then}" in capsys.readouterr().err
-
-
-def test_what_a_command_resumes_with_is_an_option_of_it() -> None:
-    for command in COMMANDS.values():
-        assert not command.resumes or command.resumes in command.config.__dataclass_fields__
-
-
-def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "train.yaml"
-    config.write_text("bakcbone: resnet8\n")
-    for words in (["train", "--out=y", "--bakcbone=x"], ["train", "--out=y", f"--config={config}"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(words)
-        assert stopped.value.code == 2
-        assert "bakcbone" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", list(COMMANDS))
-def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([*words.split(), "--help"])
-    assert stopped.value.code == 0
-    assert f"saat {words}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("group", "count"), [("index", 7), ("data", 2)])
-def test_help_of_a_group_shows_its_commands(group: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([group, "--help"], [group, "-h"], [group], [group, "frobnicate"]):
-        asked = words[1:] in (["--help"], ["-h"])
-        assert main(words) == (0 if asked else 2)
-        printed = capsys.readouterr()
-        lines = [line for line in (printed.out if asked else printed.err).splitlines() if line.startswith("  saat ")]
-        assert [line.split()[1] for line in lines[:-1]] == [group] * count
-
-
-def test_help_says_the_short_form_of_k(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["search", "--help"])
-    assert "-k for short" in capsys.readouterr().out.replace("`", "")
-
-
-def test_fractions_are_numbers_in_yaml() -> None:
-    assert load_yaml("{epsilon: 8/255, path: a/b}") == {"epsilon": 8 / 255, "path": "a/b"}
