@@ -152,6 +152,7 @@ def test_no_item_is_decoded_twice(folder, monkeypatch):
         ({"name": "fashon"}, "`data.name` is one of .* got 'fashon'; did you mean 'fashion'"),
         ({"name": "folder"}, "`data.root` says where the images of data set folder lie; got none"),
         ({"image_size": -1}, "`data.image_size` is at least 0; got -1"),
+        ({"image_size": 6325}, r"`data.image_size` is 0 \(the set's own\) to 6324 pixels; got 6325"),
         ({"query_size": -5}, "`data.query_size` is at least 0; got -5"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from saat.data.collection import Collection
-from saat.data.decoding import decode_rows
+from saat.data.decoding import MAX_PIXELS, decode_rows
 from saat.data.fashion import read_fashion
 from saat.data.folder import read_folder
 from saat.data.image_list import read_image_list
@@ -19,6 +20,8 @@ from saat.data.splits import Splits, gather_split, select_rows
 from saat.data.table import read_parquet
 from saat.data.torchvision_sets import reader_of
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
+
+LARGEST = math.isqrt(MAX_PIXELS)  # height and width, in pixels; larger images are not decoded either
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class DataOptions:
     Args:
         name: of the data set; `saat data list` shows all.
         root: its folder or file, where it is not embedded; kept as an absolute path.
-        image_size: height and width of the images, in pixels; 0 for the set's own.
+        image_size: height and width of the images, in pixels, at most 6,324; 0 for the set's own.
         crop_border: pixels cut off each side before resizing.
         train_size: images of the train split; 0 for all that the set has for it, or, where it has no splits, half of
             what the queries leave, at most 5,000.
@@ -88,6 +91,8 @@ class DataOptions:
         check_choice("data.name", self.name, DATASETS)
         for name in ("image_size", "crop_border", "train_size", "query_size", "database_size"):
             check_at_least(f"data.{name}", getattr(self, name), 0)
+        if self.image_size > LARGEST:
+            raise ArgumentError(f"`data.image_size` is 0 (the set's own) to {LARGEST} pixels; got {self.image_size}")
         if DATASETS[self.name].needs_root and self.root is None:
             raise ArgumentError(f"`data.root` says where the images of data set {self.name} lie; got none")
         if self.root is not None:  # cards and reports hold it, and are read from other folders
