@@ -146,7 +146,7 @@ class Detector:
         """Return the lowest false-alarm rate at which some score would raise an alarm; few images allow no low one."""
         count = len(self.clean_scores)
         below = int((self.clean_scores + 1.0 / count < 1.0 - 1e-6).sum())
-        return 1.0 - below / (count + 1)
+        return (count + 1 - below) / (count + 1)  # exact where the rate is: 3 / 300 is 0.01
 
     def attack_view(self) -> nn.Module:
         """Return what an attacker who knows the detector searches: (B, 3, H, W) -> (B, (1 + T) K).
