@@ -187,7 +187,8 @@ def test_a_search_that_goes_astray_in_a_large_ball_is_flagged():
     """Pixels of eighths; the model sees changes below 0.02 only. In a small ball attacks work; in a larger one their
     steps, twice epsilon, leave the narrow band at once, and find no gradient outside it."""
     place = scene(Snapping(), epsilon=0.06, levels=8)
-    flag = sanity.weak_radius(run_trials(place.batch).radii, place.measure(place.batch.images).chance_average_precision)
+    trials, chance = run_trials(place.batch), place.measure(place.batch.images).chance_map
+    flag = sanity.weak_radius(trials.radii, epsilon=trials.epsilon, chance=chance)
     assert flag is not None
     assert "at 0.015," in flag.message
     assert "at 0.03" in flag.message
@@ -239,13 +240,14 @@ def test_more_steps_must_take_more_while_there_is_something_to_take():
 
 
 def test_a_larger_radius_may_not_be_weaker_anywhere():
-    a, b, c, chance = values(0.6, 0.4, 0.5, 0.45)
-    assert sanity.weak_radius({1.0: a, 2.0: c, 3.0: b}, chance) is None
-    assert sanity.weak_radius({1.0: a, 2.0: a, 3.0: a}, chance) is None
-    flag = sanity.weak_radius({0.01: a, 0.02: b, 0.04: c}, chance)
+    a, b, c = values(0.6, 0.4, 0.5)
+    assert sanity.weak_radius({1.0: a, 2.0: c, 3.0: b}, epsilon=2.0, chance=0.45) is None
+    assert sanity.weak_radius({1.0: a, 2.0: a, 3.0: a}, epsilon=2.0, chance=0.45) is None
+    flag = sanity.weak_radius({0.01: a, 0.02: b, 0.04: c}, epsilon=0.02, chance=0.45)
     assert flag is not None
     assert "0.4000 at 0.02, 0.5000 at 0.04" in flag.message
-    assert sanity.weak_radius({0.01: a, 0.02: b, 0.04: c}, a) is None  # below chance nothing is left to find
+    assert sanity.weak_radius({0.01: a, 0.02: b, 0.04: c}, epsilon=0.02, chance=0.6) is None  # nothing is left to find
+    assert sanity.weak_radius({0.01: a, 0.02: b, 0.04: c}, epsilon=0.04, chance=0.6) is not None  # the report's number
 
 
 def test_black_boxes_win_only_by_more_than_noise():

@@ -147,17 +147,20 @@ def weak_search(steps: Mapping[int, Tensor], beyond: Tensor, chance: float) -> F
     return Flag("more-steps-no-stronger", f"more steps of the attack take nothing more: MAP {found}")
 
 
-def weak_radius(radii: Mapping[float, Tensor], chance: Tensor) -> Flag | None:
+def weak_radius(radii: Mapping[float, Tensor], *, epsilon: float, chance: float) -> Flag | None:
     """Flag a larger epsilon under which the attack is weaker: its search goes astray, as a larger ball holds a smaller.
 
-    Below chance nothing is left to find; how far below a few steps get there tells nothing of the search.
+    Beyond the report's epsilon nobody claims a number: at chance nothing is left to find there, and how far below it a
+    few steps get tells nothing. Up to that epsilon the attack may be weaker nowhere.
 
     Args:
         radii: average precision of the queries, float64 (Q,), by epsilon, ascending.
-        chance: float64 (Q,), of a random ranking.
+        epsilon: of the report.
+        chance: MAP of a random ranking.
     """
     for smaller, larger in itertools.pairwise(radii):
-        if radii[larger].mean() > chance.mean() and _above(radii[larger], radii[smaller]):
+        matters = larger <= epsilon or radii[larger].mean().item() > chance
+        if matters and _above(radii[larger], radii[smaller]):
             found = f"{radii[smaller].mean():.4f} at {smaller:.3g}, {radii[larger].mean():.4f} at {larger:.3g}"
             return Flag("larger-epsilon-weaker", f"a larger epsilon makes the attack weaker: MAP {found}")
     return None
@@ -226,7 +229,7 @@ def find_flags(
         chance = clean.chance_average_precision[: len(next(iter(trials.radii.values())))]
         found += [
             weak_search(trials.steps, trials.beyond_epsilon(), chance.mean().item()),
-            weak_radius(trials.radii, chance),
+            weak_radius(trials.radii, epsilon=trials.epsilon, chance=chance.mean().item()),
             large_radius_above_chance(trials.radii, chance),
         ]
     return [flag for flag in found if flag is not None]
