@@ -169,7 +169,7 @@ def part_with_another_code(folder: Path) -> Path:
         (lambda folder: write(folder, ["d"], price=["x"]), "{third} does not fit: .*price.*int64 vs string"),
         (part_with_another_code, "code for each path; b has one in {first}, another in {third} "),
         (damaged_part, "{third}/codes-[0-9a-f]+.npy is damaged"),
-        (lambda folder: folder.mkdir(), "`parts` are folders that .* found no manifest.json in {third}"),
+        (lambda folder: folder.mkdir(), "`parts` names a folder that .*; found no manifest.json in {third}"),
     ],
 )
 def test_a_part_that_does_not_fit_is_named(

@@ -48,3 +48,13 @@ def test_mistakes_get_an_answer(
         printed = capsys.readouterr().err
         assert message in printed
         assert "Traceback" not in printed
+
+
+def test_an_index_that_is_missing_is_named_by_its_own_option(
+    built: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardened = [f"--hardened={tiny}", f"--hardened_index={tmp_path}", "--lab"]
+    for options, name in (([str(built), *hardened], "hardened_index"), ([str(tmp_path)], "index")):
+        assert main(["serve", *options]) == 2
+        expected = f"`{name}` names a folder that `saat index build` wrote; found no manifest.json in {tmp_path}"
+        assert expected in capsys.readouterr().err

@@ -62,8 +62,12 @@ class Manifest:
 State = tuple[Manifest, IndexContent]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, name: str = "index") -> Manifest:
     """Read the manifest of an index.
+
+    Args:
+        folder: of the index.
+        name: of the argument that names the folder, for errors.
 
     Raises:
         DataError: there is none, it is damaged, or of a later format.
@@ -80,18 +84,24 @@ def read_manifest(folder: Path) -> Manifest:
         kept = {name: values[name] for name in ("count", "next_id", "created", "changed", "saat", "identity")}
         return Manifest(model=ModelKey(**values["model"]), files=files, **kept)
     except FileNotFoundError:
-        raise DataError(f"`index` is a folder that `saat index build` wrote; found no {MANIFEST} in {folder}") from None
+        raise DataError(
+            f"`{name}` names a folder that `saat index build` wrote; found no {MANIFEST} in {folder}"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
 
 
-def read_index(folder: Path) -> IndexContent:
+def read_index(folder: Path, *, name: str = "index") -> IndexContent:
     """Read an index, every byte checked.
+
+    Args:
+        folder: of the index.
+        name: of the argument that names the folder, for errors.
 
     Raises:
         DataError: there is none, or a file is missing or damaged; it is named.
     """
-    return read_files(folder, _load)
+    return read_files(folder, _load, name=name)
 
 
 def read_state(folder: Path) -> State:
@@ -103,14 +113,14 @@ def read_state(folder: Path) -> State:
     return read_files(folder, lambda manifest, paths: (manifest, _load(manifest, paths)))
 
 
-def read_files(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:
+def read_files(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T], *, name: str = "index") -> T:
     """Return what `read` makes of the manifest and the files of the present state, every byte of which was checked.
 
     Raises:
         DataError: there is no index, or a file is missing or damaged; it is named.
     """
     while True:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, name=name)
         try:
             for entry in manifest.files.values():
                 check_file(folder, entry)

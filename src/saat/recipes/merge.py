@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from saat.errors import ArgumentError, DataError
 from saat.index.content import IndexContent
-from saat.index.storage import MANIFEST, check_new, create_index, read_index
+from saat.index.storage import check_new, create_index, read_index
 from saat.recipes.encoder import WORK
 from saat.recipes.index import DAMAGED
 from saat.runtime import progress, write_text
@@ -89,9 +89,7 @@ def _read_part(part: Path, before: Sequence[IndexContent]) -> IndexContent:
             f"`parts` are finished indexes; found {work}, of a build or an addition that was stopped or still runs "
             "(the same command again finishes it; or remove that folder)"
         )
-    if not part.joinpath(MANIFEST).is_file():
-        raise DataError(f"`parts` are folders that `saat index build` wrote; found no {MANIFEST} in {part}")
-    content = read_index(part)
+    content = read_index(part, name="parts")
     try:
         for first in before[:1]:
             first.model.check(content.model)

@@ -160,11 +160,11 @@ def make_service(config: ServeConfig, device: torch.device, *, writable: bool) -
     from saat.serving.service import Service
     from saat.serving.store import Store
 
-    engine, items = _engine(config, config.index, config.checkpoint, config.detector, device)
+    engine, items = _engine(config, "index", config.checkpoint, config.detector, device)
     engines = {"plain": engine}
     if config.hardened_index is not None:
         hardened, detector = config.hardened, config.hardened_detector
-        engines["hardened"], _ = _engine(config, config.hardened_index, hardened, detector, device)
+        engines["hardened"], _ = _engine(config, "hardened_index", hardened, detector, device)
     folder = Path(config.index) if writable and not is_address(config.index) else None
     return Service(
         engine,
@@ -193,13 +193,17 @@ def read_token(path: Path) -> str:
 
 
 def _engine(
-    config: ServeConfig, index: str | Path, checkpoint: Path | None, detector: Path | None, device: torch.device
+    config: ServeConfig, name: str, checkpoint: Path | None, detector: Path | None, device: torch.device
 ) -> tuple[SearchEngine, Encoder]:
-    """Return the engine of an index, and the encoder of items for it."""
+    """Return the engine of the index that the option `name` gives, and the encoder of items for it."""
     from saat.serving.engine import SearchEngine
     from saat.serving.risk import load_assess
 
-    remote, content = _remote(str(index), config.backend) if is_address(index) else (None, read_index(Path(index)))
+    index = getattr(config, name)
+    if is_address(index):
+        remote, content = _remote(str(index), config.backend)
+    else:
+        remote, content = None, read_index(Path(index), name=name)
     encoders = load_encoders(checkpoint or Path(content.model.checkpoint), config.model, device=device)
     encoder = encoders.query
     content.model.check(encoder.key)
