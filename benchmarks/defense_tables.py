@@ -96,20 +96,20 @@ def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what query-side training gains over SAAT, in points of MAP and means over seeds, of rows without flags."""
-    sound = [row for row in rows if not row["flags"]]
-    keys = ("clean_map", "worst_case_map")
-    mean = {
-        name: [fmean(row[key] for row in sound if row["defense"] == name) for key in keys]
-        for name in {row["defense"] for row in sound}
-    }
+    """Return what query-side training gains over SAAT, in points of MAP, of rows without flags, seed by seed."""
+    sound = {(row["defense"], row["seed"]): row for row in rows if not row["flags"]}
     lines = []
     for ours in QUERY_SIDE:
         for theirs in ("saat, as released", "saat"):
-            if ours in mean and theirs in mean:
-                clean, worst = (100 * (mine - other) for mine, other in zip(mean[ours], mean[theirs], strict=True))
-                lines.append(f"- `{ours}` over `{theirs}`: clean {clean:+.1f}, worst case {worst:+.1f}")
-    return ["In points of MAP, means over seeds:\n\n" + "\n".join(lines) + "\n"] if lines else []
+            seeds = sorted(seed for name, seed in sound if name == ours and (theirs, seed) in sound)
+            if seeds:
+                clean, worst = (
+                    100 * fmean(sound[ours, seed][key] - sound[theirs, seed][key] for seed in seeds)
+                    for key in ("clean_map", "worst_case_map")
+                )
+                over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+                lines.append(f"- `{ours}` over `{theirs}`: clean {clean:+.1f}, worst case {worst:+.1f}; {over}")
+    return ["In points of MAP, means over the seeds that both have:\n\n" + "\n".join(lines) + "\n"] if lines else []
 
 
 def threat_tables(runs: Sequence[dict[str, Any]]) -> list[str]:
