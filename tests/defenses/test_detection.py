@@ -109,6 +109,13 @@ def test_thresholds_by_hand() -> None:
     assert detector.lowest_rate() == pytest.approx(2 / 20)  # of 19 scores, 18 leave room below 1
 
 
+def test_the_lowest_rate_is_no_rounding_error_above_what_it_is() -> None:
+    columns = torch.arange(299, dtype=torch.float32)
+    calibration = torch.stack([columns, columns.flip(0)], 1)  # two images have the highest score, one a statistic
+    detector = Detector(nn.Identity(), torch.ones(1, 8, dtype=torch.int8), calibration)
+    assert detector.lowest_rate() == 3 / 300 == 0.01
+
+
 def test_a_small_calibration_does_not_raise_more_alarms_than_asked() -> None:
     generator = torch.Generator().manual_seed(0)
     alarms = 0
