@@ -46,3 +46,14 @@ def test_a_folder_with_one_class_is_refused_with_what_was_probably_meant(tmp_pat
     (tmp_path / "photos").rename(tmp_path / "above" / "photos")
     with pytest.raises(DataError, match=r"found only photos in .*; is it --data.root .*above/photos\?"):
         read_folder(tmp_path / "above")
+
+
+def test_classes_with_the_same_folders_in_them_are_warned_of(tmp_path, caplog):
+    for name in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "val/dog/4.png"):
+        write_picture(tmp_path / name, 1)
+    assert read_folder(tmp_path).class_names == ("train", "val")
+    warned = f"the classes of {tmp_path} are train, val, each with the same folders, cat, dog: are these the classes?"
+    assert caplog.messages == [warned]
+    write_picture(tmp_path / "val" / "5.png", 1)  # images right in a class folder: it is the class
+    read_folder(tmp_path)
+    assert len(caplog.messages) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from saat.cli import main
 
 TRAIN = ["train", "--fit.epochs=1", "--quiet=true"]
 DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60"]
+LINEAR = "--model=test_early_refusals:linear"
 LENGTH = 16
 
 
@@ -19,6 +21,16 @@ def linear() -> nn.Module:
     """A model of `LENGTH` bits."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, LENGTH))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The checkpoint of `linear`, which can be imported meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        out = tmp_path_factory.mktemp("linear")
+        assert main([*TRAIN, *DATA, LINEAR, f"--out={out}"]) == 0
+        yield out
 
 
 @pytest.fixture
@@ -36,26 +48,38 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "--backbone=resnet9"], "`backbone` is one of"),
         (["train", "--weights=nowhere.pt"], "nowhere.pt"),
         (["train", "--model=nowhere:make"], "`model` 'nowhere:make' cannot be built"),
+        (["train", "--backbone=alexnet", "--weights=random"], "a size that the model takes; got 32 pixels"),
+        (["train", LINEAR, "--code_length=64"], "early_refusals:linear, 16 bits, or left out; got 64"),
+        (["train", "--backbone=resnet8", "--out=FILE"], "`out` is a folder that can be written to"),
         (["evaluate", "--model=nowhere:make"], "`model` 'nowhere:make' cannot be built"),
+        (["evaluate", LINEAR, "--out=FILE"], "`out` is a folder that can be written to"),
+        (["evaluate", "--checkpoint=MADE", LINEAR, "--data.image_size=16"], "the model takes; got 16 pixels"),
+        (["attack", "--checkpoint=MADE", LINEAR, "--surrogate=[nowhere]"], "found no card.json in nowhere"),
+        (["certify", "--checkpoint=MADE", LINEAR, "--out=FILE"], "`out` is a folder that can be written to"),
+        (["harden", "--checkpoint=MADE", LINEAR, "--data.image_size=16"], "the model takes; got 16 pixels"),
+        (["harden", "--checkpoint=MADE", LINEAR, "--out=FILE"], "`out` is a folder that can be written to"),
     ],
 )
 def test_wrong_options_are_told_before_images_are_decoded(
-    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wrong: list[str],
+    message: str,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([*wrong, f"--out={tmp_path}", "--quiet=true", *DATA]) == 2
+    (tmp_path / "file").write_text("")
+    given = [word.replace("MADE", str(made)).replace("FILE", str(tmp_path / "file")) for word in wrong]
+    assert main([given[0], f"--out={tmp_path / 'new'}", "--quiet=true", *DATA, *given[1:]]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_factory_of_another_code_length_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    model, made = "--model=test_early_refusals:linear", tmp_path / "made"
     import test_early_refusals
 
-    assert main([*TRAIN, *DATA, model, f"--out={made}"]) == 0
     monkeypatch.setattr(test_early_refusals, "LENGTH", 24)
-    assert main(["evaluate", f"--checkpoint={made}", model]) == 2
+    assert main(["evaluate", f"--checkpoint={made}", LINEAR]) == 2
     assert f"found 24 there, 16 in the card of {made}" in capsys.readouterr().err
 
 

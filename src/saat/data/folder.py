@@ -30,6 +30,7 @@ def read_folder(root: Path) -> Collection:
     beside = [path.name for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
     if beside:
         log.warning(f"images beside the class folders of {root} are left out, {len(beside)} in all, first {beside[0]}")
+    _warn_of_splits(root, classes)
     paths: list[Path] = []
     labels: list[int] = []
     for number, folder in enumerate(classes):
@@ -46,6 +47,15 @@ def read_folder(root: Path) -> Collection:
         read=lambda row: paths[row].read_bytes(),
         image_size=IMAGE_SIZE,
     )
+
+
+def _warn_of_splits(root: Path, classes: list[Path]) -> None:
+    """Warn where every class has the same folders in it, as `train/cat` and `val/cat`: these may be the classes."""
+    inner = {tuple(sorted(path.name for path in folder.glob("[!.]*"))) for folder in classes}
+    names = min(inner)
+    if len(inner) == 1 and len(names) > 1 and all((classes[0] / name).is_dir() for name in names):
+        taken, deeper = (", ".join(each[:3]) for each in ([path.name for path in classes], names))
+        log.warning(f"the classes of {root} are {taken}, each with the same folders, {deeper}: are these the classes?")
 
 
 def _hint(root: Path) -> str:

@@ -104,6 +104,20 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     return HashModel(module, nn.Identity(), code_length=logits.shape[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
+def check_image_size(model: HashModel, image_size: int) -> None:
+    """Try a model on one gray image of S x S pixels, so that a size it does not take is told before images are decoded.
+
+    Raises:
+        ArgumentError: it does not take images of this size.
+    """
+    gray = torch.full((1, 3, image_size, image_size), 0.5, device=model.mean.device)
+    try:
+        model.encode(gray)
+    except Exception as error:  # whatever a network raises
+        rule = "`data.image_size`, or the set's own, is a size that the model takes"
+        raise ArgumentError(f"{rule}; got {image_size} pixels, and it raised: {error}") from error
+
+
 def import_model(name: str, *, image_size: int) -> HashModel:
     """Call the factory named `package.module:factory` (no arguments) and wrap the module that it returns.
 

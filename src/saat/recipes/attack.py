@@ -26,6 +26,7 @@ from saat.evaluation.report import write_report
 from saat.evaluation.sanity import find_flags
 from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
+from saat.models.checkpoint import read_card
 from saat.models.hash_model import encode_logits
 from saat.recipes.attack_rules import check_goal, check_search, check_trained
 from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker, traits_of
@@ -150,6 +151,8 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     """Attack by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
     make_folder(config.out)  # before the search, which would be lost
+    for path in config.surrogate or []:
+        read_card(path)  # they are loaded once the subject is encoded, which may take long
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     with running_service(config, subject) as service:

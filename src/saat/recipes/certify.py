@@ -36,7 +36,7 @@ from saat.recipes.claims import claim
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, make_generator, progress, write_text
+from saat.runtime import RunOptions, atomic_write, derive_seed, make_folder, make_generator, progress, write_text
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
 ATTACK_STEPS = 20
@@ -89,6 +89,7 @@ def certify(config: CertifyConfig) -> dict[str, Any]:
     Queries are smoothed. The database stays as it is deployed, with the codes of the model without noise.
     """
     device = config.start()
+    make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     check_reach(config, subject.model.code_length)
     rows = draw_queries(subject.splits.query.labels, config)

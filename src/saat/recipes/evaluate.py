@@ -27,7 +27,7 @@ from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of, purified
 from saat.recipes.suite import TRIAL_QUERIES, SuiteOptions, SuiteResult, claim_folder, run_suite
 from saat.recipes.tables import print_flags, print_metrics, print_table
-from saat.runtime import RunOptions, images_at_once, write_text
+from saat.runtime import RunOptions, images_at_once, make_folder, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,16 @@ class EvaluateConfig(RunOptions):
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure by `config`; print tables, write files if asked, and return the metrics, or the report of the suite."""
     device = config.start()
+    if config.out is not None:
+        make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
-    codes = encode_subject(subject, quiet=config.quiet)
-    clean_codes = sign_codes(codes.query_logits)
-    clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
     options = suite_options(config, subject, device)
     if options is not None:
         claim_folder(options, subject)
+    codes = encode_subject(subject, quiet=config.quiet)
+    clean_codes = sign_codes(codes.query_logits)
+    clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
     corrupted = measure_corruptions(subject, codes) if config.corruptions else {}
     if options is None:
         report, page, flags = None, None, clean_flags(subject, codes, clean, device)

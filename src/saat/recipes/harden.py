@@ -15,7 +15,7 @@ from saat.attacks.gradient import PGD
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.data.catalog import DataOptions, load_splits
+from saat.data.catalog import DataOptions
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
 from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
@@ -33,10 +33,10 @@ from saat.models.checkpoint import (
     weights_checksum,
 )
 from saat.models.hash_model import HashModel, encode_logits
-from saat.recipes.subject import splits_of
+from saat.recipes.subject import other_splits, splits_of
 from saat.recipes.tables import print_metrics
 from saat.recipes.train import data_values, identity, measure, versions
-from saat.runtime import RunOptions
+from saat.runtime import RunOptions, make_folder
 from saat.training import FitOptions, fit
 
 QUERY_SIDE_FIT = {
@@ -159,8 +159,9 @@ class HardenConfig(RunOptions):
 def harden(config: HardenConfig) -> Card:
     """Harden by `config`; write weights, card and log to `config.out`, and return the card."""
     device = config.start()
+    make_folder(config.out)
     model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
-    splits, parent = splits_and_card(config, parent)
+    splits, parent = splits_and_card(config, model, parent)
     model = model.to(device)
     kept = kept_model(config, model, parent)
     database_model = kept[0] if kept else None
@@ -203,11 +204,11 @@ def harden(config: HardenConfig) -> Card:
     return card
 
 
-def splits_and_card(config: HardenConfig, parent: Card) -> tuple[Splits, Card]:
+def splits_and_card(config: HardenConfig, model: HashModel, parent: Card) -> tuple[Splits, Card]:
     """Return the splits, those of the parent's card unless others are given, and the card with what it says of them."""
     if config.data is None:
         return splits_of(parent, config.checkpoint, quiet=config.quiet), parent
-    splits = load_splits(config.data, quiet=config.quiet)
+    splits = other_splits(config.data, model, quiet=config.quiet)
     size = splits.train.images.shape[-1]
     return splits, replace(parent, data=data_values(config.data), manifest=splits.manifest(), image_size=size)
 

@@ -17,7 +17,7 @@ from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
 from saat.models.checkpoint import Card, load_checkpoint, load_database_model
 from saat.models.folding import folded
-from saat.models.hash_model import HashModel, import_model
+from saat.models.hash_model import HashModel, check_image_size, import_model
 
 
 def name_of(name: str, checkpoint: Path | None) -> str:
@@ -87,8 +87,9 @@ def load_subject(
         own = own.to(device).eval()
         return Subject(own, splits, options, about, own, data_given=data is not None)
     hash_model, card = load_checkpoint(checkpoint, model_factory=model)
+    database_model = load_database_model(checkpoint, hash_model, card, model_factory=model)
     options = data or data_options(card.data)
-    splits = load_splits(options, quiet=quiet) if data else splits_of(card, checkpoint, quiet=quiet)
+    splits = other_splits(data, hash_model, quiet=quiet) if data else splits_of(card, checkpoint, quiet=quiet)
     about = {
         "checkpoint": str(checkpoint),
         "backbone": card.backbone,
@@ -103,8 +104,7 @@ def load_subject(
         "epochs": card.training["fit"]["epochs"],
     }
     hash_model = hash_model.to(device)
-    database_model = load_database_model(checkpoint, hash_model, card, model_factory=model).to(device)
-    return Subject(hash_model, splits, options, about, database_model, data_given=data is not None)
+    return Subject(hash_model, splits, options, about, database_model.to(device), data_given=data is not None)
 
 
 def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
@@ -151,6 +151,18 @@ def load_surrogates(
             )
         others.append(other)
     return others
+
+
+def other_splits(data: DataOptions, model: HashModel, *, quiet: bool) -> Splits:
+    """Load splits that are not those of the model's card.
+
+    Raises:
+        ArgumentError: a split is larger than what there is, or the model does not take images of this size.
+        DataError: the set cannot be read.
+    """
+    collection = read_collection(data)
+    check_image_size(model, collection.image_size)
+    return decode_splits(collection, data, quiet=quiet)
 
 
 def splits_of(card: Card, checkpoint: Path, *, quiet: bool) -> Splits:

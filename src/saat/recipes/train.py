@@ -15,16 +15,18 @@ import torch
 from saat import __version__
 from saat.data.catalog import DataOptions, decode_splits, read_collection
 from saat.data.splits import Splits
-from saat.errors import check_choice, check_code_length
+from saat.errors import ArgumentError, check_choice, check_code_length
 from saat.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
 from saat.evaluation.sanity import find_flags
 from saat.hamming import sign_codes
 from saat.losses.catalog import LOSSES, build_loss
 from saat.models.checkpoint import Card, save_checkpoint
-from saat.models.hash_model import HashModel, build_model, encode_logits, import_model
+from saat.models.hash_model import HashModel, build_model, check_image_size, encode_logits, import_model
 from saat.recipes.tables import print_metrics
-from saat.runtime import RunOptions, write_text
+from saat.runtime import RunOptions, make_folder, write_text
 from saat.training import FitOptions, HashingStep, fit
+
+CODE_LENGTH = 32  # bits, if none are asked for
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class TrainConfig(RunOptions):
             efficientnet_lite0.
         weights: of the backbone: auto, random, imagenet or the path of a state file.
         model: instead of a backbone, your own: package.module:factory, a module from images in [0, 1] to K logits.
-        code_length: bits of a code, a multiple of 8; your own model fixes it itself.
+        code_length: bits of a code, a multiple of 8; if left out 32, or those of your own model, which fixes them.
         loss: the hashing loss, dph or csq.
         fit: how to train.
     """
@@ -55,23 +57,24 @@ class TrainConfig(RunOptions):
     backbone: str = "resnet20"
     weights: str = "auto"
     model: str | None = None
-    code_length: int = 32
+    code_length: int | None = None
     loss: str = "dph"
     fit: FitOptions = field(default_factory=FitOptions)
 
     def __post_init__(self) -> None:
-        check_code_length(self.code_length)
+        if self.code_length is None and self.model is None:
+            object.__setattr__(self, "code_length", CODE_LENGTH)
+        if self.code_length is not None:
+            check_code_length(self.code_length)
         check_choice("loss", self.loss, LOSSES)
 
 
 def train(config: TrainConfig) -> Card:
     """Train by `config`; write weights, card, splits and log to `config.out`, and return the card."""
     device = config.start()
+    make_folder(config.out)
     collection = read_collection(config.data)
-    if config.model is None:
-        model, weights = build_model(config.backbone, code_length=config.code_length, weights=config.weights)
-    else:
-        model, weights = import_model(config.model, image_size=collection.image_size), "own"
+    model, weights = make_model(config, image_size=collection.image_size)
     model = model.to(device)
     splits = decode_splits(collection, config.data, quiet=config.quiet)  # takes long: after all that can be refused
     loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
@@ -106,6 +109,25 @@ def train(config: TrainConfig) -> Card:
     if not config.quiet:
         print_metrics({str(config.out): metrics})
     return card
+
+
+def make_model(config: TrainConfig, *, image_size: int) -> tuple[HashModel, str]:
+    """Return the model that `config` asks for, and where its weights came from.
+
+    Raises:
+        ArgumentError: it cannot be built, has codes of another length, or does not take images of this size.
+        CheckpointError: the weights cannot be had or do not fit.
+    """
+    if config.model is None:
+        assert config.code_length is not None  # __post_init__ has filled it in
+        model, weights = build_model(config.backbone, code_length=config.code_length, weights=config.weights)
+        check_image_size(model, image_size)
+        return model, weights
+    own = import_model(config.model, image_size=image_size)
+    if config.code_length not in (None, own.code_length):
+        rule = f"`code_length` is that of `model` {config.model}, {own.code_length} bits, or left out"
+        raise ArgumentError(f"{rule}; got {config.code_length}")
+    return own, "own"
 
 
 def identity(config: TrainConfig | Any) -> dict[str, Any]:
