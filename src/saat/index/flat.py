@@ -48,7 +48,10 @@ class RangeIndex(OrderedIndex):
         none = (np.empty(0, np.int32), np.empty(0, np.int64))
         found = [self._near(query, radius) if len(self) else none for query in np.ascontiguousarray(packed)]
         counts = np.array([0] + [len(rows) for _, rows in found], dtype=np.int64)
-        distances, rows = (np.concatenate(parts) for parts in zip(none, *found, strict=True))
+        if len(found) == 1:  # which is not copied
+            distances, rows = found[0]
+        else:
+            distances, rows = (np.concatenate(parts) for parts in zip(none, *found, strict=True))
         return RangeResult(np.cumsum(counts), distances, self._ids.of_rows(rows))
 
     def _near(self, query: NDArray[np.uint8], radius: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -14,14 +14,14 @@ from saat.compiled import compiled, count_bits, prefetch
 
 Words = NDArray[np.unsignedinteger]
 """(N, W), or of one code (W,): see `words_of`."""
+Numbers = NDArray[np.unsignedinteger]
+"""(M,), what was found, see `sift`; uint32 where that suffices, for half the room."""
 Place = int | np.uint64
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _KEYS_AHEAD, _CODES_AHEAD = 2, np.uint64(16)  # whose codes are asked for meanwhile
 _LINE_BYTES = 64  # of the cache
 _BLOCK = np.uint64(64)  # codes compared before any is written down, a bit each
-_PLACE_BITS = np.uint64(40)  # below the distance, in one number
-_PLACE = (_ONE << _PLACE_BITS) - _ONE
-_DIGIT_BITS, _WIDE_DIGIT_BITS, _MANY = 8, 12, 1 << 12  # of a sort; its wider digits pay from so many numbers on
+_DIGIT_BITS, _WIDE_DIGIT_BITS, _MANY = 8, 14, 1 << 12  # of a sort; its wider digits pay from so many numbers on
 
 
 @compiled
@@ -77,7 +77,8 @@ def keep_near(
     parts: Words,
     flips: NDArray[np.int64],
     radius: int,
-    found: NDArray[np.uint64],
+    place_bits: np.uint64,
+    found: Numbers,
 ) -> np.uint64:
     """Write which candidates lie within a radius, each once, in no order.
 
@@ -93,12 +94,13 @@ def keep_near(
         parts: masks of the pieces, (m, W).
         flips: how many bits are flipped in each piece, (m,).
         radius: in bits.
+        place_bits: of a number that any place in `rows` fits in.
         found: where to write distance and row, see `sift`, (M,) for up to M candidates.
 
     Returns:
         How many there are.
     """
-    kept = _ZERO
+    kept, place_of = _ZERO, (_ONE << place_bits) - _ONE
     line = np.uint64(max(1, _LINE_BYTES // (codes.itemsize * len(query))))
     for key in range(len(pieces)):
         start, end = spans[key, 0], spans[key, 1]
@@ -107,23 +109,23 @@ def keep_near(
             ahead = min(key + _KEYS_AHEAD, len(pieces) - 1)
             for place in range(spans[ahead, 0], spans[ahead, 1], line):
                 prefetch(codes, place)
-            near = sift(codes, start, end, query, radius, found, kept)
+            near = sift(codes, start, end, query, radius, place_bits, found, kept)
         else:
             for place in range(start, end):
                 prefetch(codes, np.uint64(rows[min(place + _CODES_AHEAD, end - _ONE)]))
                 row = np.uint64(rows[place])
                 distance = _distance(codes, row, query)
-                found[near] = (np.uint64(distance) << _PLACE_BITS) | row
+                found[near] = (np.uint64(distance) << place_bits) | row
                 near += np.uint64(distance <= radius)  # a branch would be guessed wrong now and then
         if pieces[key]:
             for each in range(kept, near):
                 found[kept] = found[each]
-                kept += _is_new(codes, found[each] & _PLACE, query, parts, flips, pieces[key])
+                kept += _is_new(codes, found[each] & place_of, query, parts, flips, pieces[key])
         else:
             kept = near
     if in_order:
         for each in range(kept):
-            found[each] = (found[each] & ~_PLACE) | np.uint64(rows[found[each] & _PLACE])
+            found[each] = (found[each] & ~place_of) | np.uint64(rows[found[each] & place_of])
     return kept
 
 
@@ -134,7 +136,8 @@ def sift(
     end: np.uint64,
     query: Words,
     radius: int,
-    found: NDArray[np.uint64],
+    place_bits: np.uint64,
+    found: Numbers,
     near: np.uint64,
 ) -> np.uint64:
     """Write which codes from `start` to `end` lie within a radius, after what is there.
@@ -145,7 +148,8 @@ def sift(
         end: after the last one.
         query: (W,).
         radius: in bits.
-        found: where to write: a distance, then 40 bits for the place of the code, in one number.
+        place_bits: of a number that any place fits in.
+        found: where to write: a distance above the bits of the place of the code, in one number.
         near: how many are there.
 
     Returns:
@@ -158,45 +162,54 @@ def sift(
         while bits:
             after = bits & (bits - _ONE)  # without its lowest
             lowest = first + np.uint64(count_bits((bits ^ after) - _ONE))
-            found[near] = (np.uint64(_distance(codes, lowest, query)) << _PLACE_BITS) | lowest
+            found[near] = (np.uint64(_distance(codes, lowest, query)) << place_bits) | lowest
             near += _ONE
             bits = after
     return near
 
 
 @compiled
-def by_row(found: NDArray[np.uint64], row_bits: int) -> NDArray[np.uint64]:
-    """Return numbers of `sift`, (M,), in the order of rows of some bits; they are changed."""
-    digit_bits = np.uint64(_WIDE_DIGIT_BITS if len(found) > _MANY else _DIGIT_BITS)
+def put_in_order(
+    found: Numbers,
+    place_bits: np.uint64,
+    first_bit: np.uint64,
+    end_bit: np.uint64,
+    distances: NDArray[np.int32],
+    rows: NDArray[np.int64],
+) -> None:
+    """Write distances and rows (M,) of numbers of `sift` (M,), by distance, then by row; a radix sort.
+
+    Args:
+        found: distances and rows; changed.
+        place_bits: of a row.
+        first_bit: the numbers are by the bits below it already.
+        end_bit: no number has this bit or a higher one; above `first_bit`.
+        distances: where to write.
+        rows: where to write.
+    """
+    count, place_of = np.uint64(len(found)), (_ONE << place_bits) - _ONE
+    most = np.uint64(_WIDE_DIGIT_BITS if count > _MANY else _DIGIT_BITS)
+    passes = (end_bit - first_bit + most - _ONE) // most
+    digit_bits = (end_bit - first_bit + passes - _ONE) // passes
     digits = _ONE << digit_bits
-    spare = np.empty_like(found)
-    for shift in range(_ZERO, np.uint64(row_bits), digit_bits):
-        ends = np.zeros(digits + _ONE, np.int64)
-        for each in range(np.uint64(len(found))):
-            ends[((found[each] >> shift) & (digits - _ONE)) + _ONE] += 1
-        for digit in range(_ONE, digits):
-            ends[digit] += ends[digit - _ONE]
-        for each in range(np.uint64(len(found))):
-            digit = (found[each] >> shift) & (digits - _ONE)
-            spare[np.uint64(ends[digit])] = found[each]
-            ends[digit] += 1
+    spare, ends = np.empty_like(found), np.empty(digits + _ONE, np.uint32)
+    for turn in range(passes):
+        shift = first_bit + turn * digit_bits
+        ends[:] = 0
+        for each in range(count):
+            ends[((found[each] >> shift) & (digits - _ONE)) + _ONE] += np.uint32(1)
+        for later in range(_ONE, digits):
+            ends[later] += ends[later - _ONE]
+        for each in range(count):
+            number = np.uint64(found[each])
+            digit = (number >> shift) & (digits - _ONE)
+            place = np.uint64(ends[digit])
+            ends[digit] += np.uint32(1)
+            if turn < passes - _ONE:
+                spare[place] = number
+            else:
+                distances[place], rows[place] = np.int32(number >> place_bits), np.int64(number & place_of)
         found, spare = spare, found
-    return found
-
-
-@compiled
-def by_distance(found: NDArray[np.uint64], radius: int, distances: NDArray[np.int32], rows: NDArray[np.int64]) -> None:
-    """Write distances and rows (M,) by distance, then in the order of `found`, numbers of `sift`."""
-    ends = np.zeros(radius + 2, np.int64)
-    for each in range(np.uint64(len(found))):
-        ends[(found[each] >> _PLACE_BITS) + _ONE] += 1
-    for distance in range(radius + 1):
-        ends[distance + 1] += ends[distance]
-    for each in range(np.uint64(len(found))):
-        at = found[each] >> _PLACE_BITS
-        place = np.uint64(ends[at])
-        distances[place], rows[place] = at, found[each] & _PLACE
-        ends[at] += 1
 
 
 @compiled

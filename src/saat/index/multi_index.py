@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saat.index.flat import RangeIndex, distances_to, nearest_rows, words_of
-from saat.index.loops import Words, by_distance, by_row, fill_table, find_spans, keep_near, sift
+from saat.index.loops import Numbers, Words, fill_table, find_spans, keep_near, put_in_order, sift
 
 Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Distances and rows (M,), by distance, then by row."""
@@ -90,10 +90,11 @@ class Tables:
         self, query: NDArray[np.uint8], radius: int, probed: Probes, spans: NDArray[np.uint64], candidates: int
     ) -> Found:
         """Return what of the candidates in `spans` is within `radius`."""
-        found, words = np.empty(candidates, np.uint64), words_of(query)
-        held, probing = (self.codes, self.rows, self.in_order), (spans, probed.pieces)
-        kept = keep_near(*held, *probing, words, self.parts, probed.flips, radius, found)
-        return ordered(by_row(found[:kept], self.count.bit_length()), radius)
+        place_bits = len(self.rows).bit_length()
+        found = numbers(candidates, place_bits, radius)
+        held, probing, asked = (self.codes, self.rows, self.in_order), (spans, probed.pieces), words_of(query)
+        kept = keep_near(*held, *probing, asked, self.parts, probed.flips, radius, np.uint64(place_bits), found)
+        return ordered(found[:kept], place_bits, radius, first_bit=0)
 
 
 class MultiIndex(RangeIndex):
@@ -193,16 +194,23 @@ def near_among_all(query: NDArray[np.uint8], packed: NDArray[np.uint8], radius: 
     >>> near_among_all(np.array([3], np.uint8), np.array([[0], [7], [1], [8]], np.uint8), 2)
     (array([1, 1, 2], dtype=int32), array([1, 2, 0]))
     """
-    found = np.empty(len(packed), np.uint64)
+    place_bits = len(packed).bit_length()
+    found = numbers(len(packed), place_bits, radius)
     start, end = np.uint64(0), np.uint64(len(packed))
-    near = sift(words_of(packed), start, end, words_of(query), radius, found, start)
-    return ordered(found[:near], radius)
+    near = sift(words_of(packed), start, end, words_of(query), radius, np.uint64(place_bits), found, start)
+    return ordered(found[:near], place_bits, radius, first_bit=place_bits)
 
 
-def ordered(found: NDArray[np.uint64], radius: int) -> Found:
-    """Return distances and rows of numbers of `sift` (M,), ordered by row."""
+def numbers(count: int, place_bits: int, radius: int) -> Numbers:
+    """Return room for so many numbers of `sift`, of distances up to `radius`."""
+    return np.empty(count, np.uint32 if place_bits + radius.bit_length() <= 32 else np.uint64)
+
+
+def ordered(found: Numbers, place_bits: int, radius: int, *, first_bit: int) -> Found:
+    """Return distances and rows of numbers of `sift` (M,), which are by the bits below `first_bit` already."""
     distances, rows = np.empty(len(found), np.int32), np.empty(len(found), np.int64)
-    by_distance(found, radius, distances, rows)
+    end_bit = place_bits + max(1, radius.bit_length())
+    put_in_order(found, np.uint64(place_bits), np.uint64(first_bit), np.uint64(end_bit), distances, rows)
     return distances, rows
 
 
