@@ -126,6 +126,17 @@ def test_a_small_calibration_does_not_raise_more_alarms_than_asked() -> None:
     assert alarms / 2000 <= 0.1 + 4 * (0.1 * 0.9 / 2000) ** 0.5
 
 
+def test_a_score_that_is_equal_to_the_threshold_is_no_alarm() -> None:
+    for count in range(20, 200):  # in float64, (k / n) + 1 / n is below the float32 of (k + 1) / n in every eighth case
+        calibration = torch.arange(float(count))[:, None].expand(count, 2)
+        detector = Detector(Corner(), CODES, calibration)
+        scores = detector.score_of(torch.arange(count + 1.0)[:, None].expand(count + 1, 2) - 0.5)
+        for rate in (0.06, 0.1, 0.3):
+            allowed = int((count + 1) * rate + 1e-9)  # of the n + 1 ranks that a new image may have
+            for threshold in (detector.threshold(rate), torch.tensor(detector.threshold(rate))):
+                assert int((scores > threshold).sum()) == allowed - 1, (count, rate)
+
+
 def test_false_alarms_on_other_clean_images_are_as_rare_as_asked(detector: Detector) -> None:
     others = detector.score(pictures(2000, seed=3))
     assert (others.shape, others.dtype) == ((2000,), torch.float32)

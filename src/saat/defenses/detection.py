@@ -140,7 +140,10 @@ class Detector:
             raise ArgumentError(f"`false_alarm_rate` is above 0 and below 1; got {false_alarm_rate}")
         count = len(self.clean_scores)
         rank = math.ceil((count + 1) * (1.0 - false_alarm_rate) - 1e-9)  # 0.05 is no exact binary number
-        return min(1.0, float(self.clean_scores[rank - 1]) + 1.0 / count) if rank <= count else 1.0
+        if rank > count:
+            return 1.0
+        lower = round(float(self.clean_scores[rank - 1]) * count) + 1
+        return float(torch.tensor(float(lower)) / count)  # as a score is rounded: one that is equal is no alarm
 
     def lowest_rate(self) -> float:
         """Return the lowest false-alarm rate at which some score would raise an alarm; few images allow no low one."""
