@@ -108,6 +108,8 @@ def test_another_run_does_not_mix_with_this(whole: Path, tiny: Path, capsys: pyt
         ("--samples=0", "`samples` is at least 1; got 0"),
         ("--queries=0", "`queries` is at least 1; got 0"),
         ("--batch_size=0", "`batch_size` is at least 1; got 0"),
+        ("--samples=1", "at alpha 0.001, since fewer votes certify nothing; got 1"),
+        ("--radii=[0.1, 0.1000000001]", "`radii` differ from each other in six digits; got [0.1, 0.1000000001"),
         ("--radii=[0.1, 2.0]", "all that 40 samples with sigma 0.25 can certify for"),
     ],
 )

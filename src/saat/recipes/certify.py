@@ -77,6 +77,8 @@ class CertifyConfig(RunOptions):
             raise ArgumentError(f"`sigma` is a finite standard deviation above 0; got {self.sigma}")
         if not self.radii or not all(math.isfinite(radius) and radius > 0.0 for radius in self.radii):
             raise ArgumentError(f"`radii` is a list of finite radii above 0; got {self.radii}")
+        if len({f"{radius:.6g}" for radius in self.radii}) < len(self.radii):  # the keys of the report
+            raise ArgumentError(f"`radii` differ from each other in six digits; got {self.radii}")
         if not 0.0 < self.alpha < 1.0:
             raise ArgumentError(f"`alpha` is a probability above 0 and below 1; got {self.alpha}")
         for name in ("samples", "queries", "batch_size"):
@@ -107,8 +109,12 @@ def check_reach(config: CertifyConfig, code_length: int) -> None:
     """Raise where a radius is beyond what so many samples can certify, before hours are spent on it.
 
     Raises:
-        ArgumentError: naming the largest radius.
+        ArgumentError: naming the largest radius, or how many samples certify anything at all.
     """
+    fewest = math.floor(math.log2(code_length / config.alpha)) + 1  # 2^-samples < alpha / K
+    if config.samples < fewest:
+        rule = f"at least {fewest} for {code_length} bits at alpha {config.alpha:g}, since fewer votes certify nothing"
+        raise ArgumentError(f"`samples` is {rule}; got {config.samples}")
     reach = largest_radius(code_length=code_length, samples=config.samples, sigma=config.sigma, alpha=config.alpha)
     if max(config.radii) >= reach:
         raise ArgumentError(
