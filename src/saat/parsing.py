@@ -74,6 +74,8 @@ def plain_error(message: str, known: Sequence[str]) -> str:
 
     >>> plain_error('Parser key "fit":\n  Parser key "epochs":\n    Expected a <class \'int\'>. Got value: x', [])
     '`fit.epochs` is int; got x'
+    >>> plain_error('Parser key "sigma":\n  Expected a <class \'float\'>. Got value: nan', [])
+    '`sigma` is a finite number; got nan'
     >>> plain_error("unrecognized arguments: --step 3", ["--steps", "--out"])
     'unrecognized arguments: --step 3; did you mean --steps?'
     >>> plain_error("unrecognized arguments: runs/mine", ["--steps", "--out"])
@@ -85,6 +87,8 @@ def plain_error(message: str, known: Sequence[str]) -> str:
         wanted = re.search(r"Expected a (<class .*>)\. Got value", message) or re.search(r"Subtypes: \[(.*)\]", message)
         kinds = re.sub(r"<class '([^']+)'>", r"\1", wanted[1] if wanted else "of another type").split(", ")
         kinds = ["null" if kind == "NoneType" else re.sub(r"\w+\.", "", kind) for kind in kinds]
+        if re.fullmatch(r"[+-]?(nan|inf|infinity)", got[1].strip(), re.IGNORECASE):
+            kinds = ["a finite number" if kind == "float" else kind for kind in kinds]
         return f"`{name}` is {' or '.join(kinds)}; got {got[1]}"
     if name and (found := re.search(r"Unable to load config '([^']*)'", message)):
         return f"`{name}` is a group of options, or a YAML file of them; got {found[1]}"
@@ -109,7 +113,9 @@ def make_parser(preset: str | None, words: str, command: Command) -> Parser:
     if command.presets:
         names = ", ".join(command.presets)
         parser.add_argument(
-            "--preset", choices=list(command.presets), help=f"Published settings to start from: {names}."
+            "--preset",
+            choices=list(command.presets),
+            help=f"Settings to start from; options given beside them win: {names}.",
         )
     parser.add_class_arguments(command.config, as_group=False)
     if preset is not None and preset in command.presets:
