@@ -19,8 +19,9 @@ from saat.index.base import HammingIndex
 from saat.index.catalog import INDEXES, RADIUS_BACKENDS, make_index, nearest_within
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex
 from saat.index.flat import FlatIndex, RangeIndex
-from saat.index.multi_index import MultiIndex, probes
+from saat.index.multi_index import MultiIndex
 from saat.index.recall import recall_at
+from saat.index.tables import probes
 
 EXACT = [name for name, kind in INDEXES.items() if kind.exact]
 APPROXIMATE = [name for name, kind in INDEXES.items() if not kind.exact]

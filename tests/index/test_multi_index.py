@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 
 from saat.bits import packed_distances
 from saat.index.flat import FlatIndex, RangeIndex, words_of
-from saat.index.multi_index import (
-    MultiIndex,
-    build_tables,
-    count_probes,
-    flips_of,
-    near_among_all,
-    probes,
-)
+from saat.index.multi_index import MultiIndex, near_among_all
+from saat.index.tables import build_tables, count_probes, flips_of, grouped, probes
 
 
 def few_distinct(seed: int, count: int, width: int, *, noise: float = 0.1) -> NDArray[np.uint8]:
@@ -63,7 +57,7 @@ def test_tables_and_comparing_all_find_each_once(seed: int, count: int, width: i
 
 @pytest.mark.parametrize("width", [3, 4, 8, 16])
 def test_many_are_found_in_order(width: int) -> None:
-    """Spans of many codes, and more rows than a sort by narrow digits is for."""
+    """Spans of many codes, each of many rows where the codes repeat."""
     packed = few_distinct(width, 40_000, width, noise=0.02)
     query, radius, tables = packed[9].copy(), 2 * width, build_tables(packed)
     distances, rows = near_among_all(query, packed, radius)
@@ -82,18 +76,38 @@ def test_many_are_found_in_order(width: int) -> None:
 @pytest.mark.parametrize(("count", "width"), [(1, 1), (1, 4), (2, 3), (100, 3), (5000, 8), (70_000, 4)])
 def test_a_table_has_each_row_once_under_its_key(count: int, width: int) -> None:
     packed = few_distinct(count, count, width)
-    bits = np.unpackbits(packed, axis=1, bitorder="little").astype(np.int64)
     tables = build_tables(packed)
-    assert int(tables.starts[-1]) == len(tables.rows) == count * len(tables.pieces)
+    packed, _ = grouped(packed)
+    assert (len(packed) < count) == (tables.groups is not None) == ((count, width) == (70_000, 4))
+    bits, count = np.unpackbits(packed, axis=1, bitorder="little").astype(np.int64), len(packed)
+    assert int(tables.starts[-1]) == len(tables.numbers) == count * len(tables.pieces)
     for number, (piece, base) in enumerate(zip(tables.pieces, tables.bases, strict=True)):
         keys = bits[:, piece] @ (1 << np.arange(piece.stop - piece.start))
-        rows = tables.rows[number * count : (number + 1) * count]
+        rows = tables.numbers[number * count : (number + 1) * count]
         assert np.array_equal(rows, np.argsort(keys, kind="stable"))
         for row in {0, count // 2, count - 1}:
             start, end = tables.starts[base + keys[row] : base + keys[row] + 2].tolist()
-            assert np.array_equal(tables.rows[start:end], np.flatnonzero(keys == keys[row]))
+            assert np.array_equal(tables.numbers[start:end], np.flatnonzero(keys == keys[row]))
         if tables.in_order:
             assert np.array_equal(tables.codes[number * count : (number + 1) * count], words_of(packed)[rows])
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_codes_that_repeat_are_kept_once_with_their_rows(width: int) -> None:
+    packed = few_distinct(width, 3000, width, noise=0.02)
+    codes, groups = grouped(packed)
+    assert groups is not None
+    wanted, rows = np.unique(words_of(packed)[:, 0], return_inverse=True)
+    assert words_of(codes)[:, 0].tolist() == wanted.tolist()
+    assert groups.rows.tolist() == np.argsort(rows, kind="stable").tolist()
+    assert np.diff(groups.starts).tolist() == np.bincount(rows).tolist()
+
+
+def test_codes_that_hardly_repeat_stay_as_they_are() -> None:
+    packed = np.random.default_rng(0).integers(0, 256, (3000, 4), dtype=np.uint8)
+    packed[:200] = packed[200:400]
+    assert grouped(packed)[1] is None
+    assert grouped(few_distinct(0, 3000, 16))[1] is None  # of more than one word
 
 
 @pytest.mark.parametrize("widths", [(3,), (2, 2), (3, 2), (2, 2, 1)])

@@ -21,7 +21,6 @@ _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _KEYS_AHEAD, _CODES_AHEAD = 2, np.uint64(16)  # whose codes are asked for meanwhile
 _LINE_BYTES = 64  # of the cache
 _BLOCK = np.uint64(64)  # codes compared before any is written down, a bit each
-_DIGIT_BITS, _WIDE_DIGIT_BITS, _MANY = 8, 14, 1 << 12  # of a sort; its wider digits pay from so many numbers on
 
 
 @compiled
@@ -69,7 +68,7 @@ def find_spans(
 @compiled
 def keep_near(
     codes: Words,
-    rows: NDArray[np.uint32],
+    numbers: NDArray[np.uint32],
     in_order: bool,
     spans: NDArray[np.uint64],
     pieces: NDArray[np.int64],
@@ -85,17 +84,17 @@ def keep_near(
     A code is found in the first piece that differs in no more bits than are flipped there, and passed over in others.
 
     Args:
-        codes: (m N, W) in the order of `rows`, or (N, W) in their own.
-        rows: the row of each candidate, (m N,).
-        in_order: whether `codes` lie in the order of `rows`.
-        spans: places in `rows` where the candidates of each key begin and end, (P, 2).
+        codes: (m D, W) in the order of `numbers`, or (D, W) in their own.
+        numbers: the number of each candidate, (m D,), see `Tables`.
+        in_order: whether `codes` lie in the order of `numbers`.
+        spans: places in `numbers` where the candidates of each key begin and end, (P, 2).
         pieces: the piece of each key, (P,), ascending.
         query: (W,).
         parts: masks of the pieces, (m, W).
         flips: how many bits are flipped in each piece, (m,).
         radius: in bits.
-        place_bits: of a number that any place in `rows` fits in.
-        found: where to write distance and row, see `sift`, (M,) for up to M candidates.
+        place_bits: of a number that any place in `numbers` fits in.
+        found: where to write distance and number, see `sift`, (M,) for up to M candidates.
 
     Returns:
         How many there are.
@@ -112,10 +111,10 @@ def keep_near(
             near = sift(codes, start, end, query, radius, place_bits, found, kept)
         else:
             for place in range(start, end):
-                prefetch(codes, np.uint64(rows[min(place + _CODES_AHEAD, end - _ONE)]))
-                row = np.uint64(rows[place])
-                distance = _distance(codes, row, query)
-                found[near] = (np.uint64(distance) << place_bits) | row
+                prefetch(codes, np.uint64(numbers[min(place + _CODES_AHEAD, end - _ONE)]))
+                code = np.uint64(numbers[place])
+                distance = _distance(codes, code, query)
+                found[near] = (np.uint64(distance) << place_bits) | code
                 near += np.uint64(distance <= radius)  # a branch would be guessed wrong now and then
         if pieces[key]:
             for each in range(kept, near):
@@ -125,7 +124,7 @@ def keep_near(
             kept = near
     if in_order:
         for each in range(kept):
-            found[each] = (found[each] & ~place_of) | np.uint64(rows[found[each] & place_of])
+            found[each] = (found[each] & ~place_of) | np.uint64(numbers[found[each] & place_of])
     return kept
 
 
@@ -169,47 +168,34 @@ def sift(
 
 
 @compiled
-def put_in_order(
-    found: Numbers,
-    place_bits: np.uint64,
-    first_bit: np.uint64,
-    end_bit: np.uint64,
-    distances: NDArray[np.int32],
-    rows: NDArray[np.int64],
+def count_rows(found: Numbers, place_bits: np.uint64, starts: NDArray[np.uint32]) -> np.uint64:
+    """Return how many rows the codes of numbers of `sift` (M,) have; see `Groups`."""
+    rows, place_of = _ZERO, (_ONE << place_bits) - _ONE
+    for each in range(np.uint64(len(found))):
+        code = found[each] & place_of
+        rows += np.uint64(starts[code + _ONE] - starts[code])
+    return rows
+
+
+@compiled
+def expand(
+    found: Numbers, place_bits: np.uint64, starts: NDArray[np.uint32], rows: NDArray[np.uint32], expanded: Numbers
 ) -> None:
-    """Write distances and rows (M,) of numbers of `sift` (M,), by distance, then by row; a radix sort.
+    """Write the rows of each code, with its distance.
 
     Args:
-        found: distances and rows; changed.
-        place_bits: of a row.
-        first_bit: the numbers are by the bits below it already.
-        end_bit: no number has this bit or a higher one; above `first_bit`.
-        distances: where to write.
-        rows: where to write.
+        found: distances and codes, numbers of `sift`, (M,).
+        place_bits: of a number that any code and any row fits in.
+        starts: see `Groups`.
+        rows: see `Groups`.
+        expanded: where to write distances and rows, as many as `count_rows` says.
     """
-    count, place_of = np.uint64(len(found)), (_ONE << place_bits) - _ONE
-    most = np.uint64(_WIDE_DIGIT_BITS if count > _MANY else _DIGIT_BITS)
-    passes = (end_bit - first_bit + most - _ONE) // most
-    digit_bits = (end_bit - first_bit + passes - _ONE) // passes
-    digits = _ONE << digit_bits
-    spare, ends = np.empty_like(found), np.empty(digits + _ONE, np.uint32)
-    for turn in range(passes):
-        shift = first_bit + turn * digit_bits
-        ends[:] = 0
-        for each in range(count):
-            ends[((found[each] >> shift) & (digits - _ONE)) + _ONE] += np.uint32(1)
-        for later in range(_ONE, digits):
-            ends[later] += ends[later - _ONE]
-        for each in range(count):
-            number = np.uint64(found[each])
-            digit = (number >> shift) & (digits - _ONE)
-            place = np.uint64(ends[digit])
-            ends[digit] += np.uint32(1)
-            if turn < passes - _ONE:
-                spare[place] = number
-            else:
-                distances[place], rows[place] = np.int32(number >> place_bits), np.int64(number & place_of)
-        found, spare = spare, found
+    written, place_of = _ZERO, (_ONE << place_bits) - _ONE
+    for each in range(np.uint64(len(found))):
+        code, distance = found[each] & place_of, found[each] & ~place_of
+        for place in range(np.uint64(starts[code]), np.uint64(starts[code + _ONE])):
+            expanded[written] = distance | np.uint64(rows[place])
+            written += _ONE
 
 
 @compiled
