@@ -49,6 +49,7 @@ def test_parts(text: str, address: Address, shown: str) -> None:
         ("mysql://me:geheim@db/photos", "found mysql://"),
         ("postgresql+tls://me:geheim@db/photos", r"found postgresql\+tls://"),
         ("postgresql:/me:geheim@db", "found postgresql:/"),
+        ("host:19530/photos", "found no ://"),
         ("milvus:///photos", "found no host"),
         ("milvus://me:geheim@db:port/photos", "a host or port that is none"),
         ("milvus://me:geheim@db:99999/photos", "a host or port that is none"),

@@ -101,10 +101,10 @@ def parse_address(text: str) -> Address:
     except ValueError:
         raise _wrong("a host or port that is none") from None
     scheme = {"postgres": "postgresql"}.get(parts.scheme, parts.scheme)
+    if "://" not in text:
+        raise _wrong(f"{parts.scheme}:/" if scheme in SCHEMES else "no ://")
     if scheme not in SCHEMES:
         raise _wrong(f"{parts.scheme}://")
-    if "://" not in text:
-        raise _wrong(f"{parts.scheme}:/")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     path = unquote(parts.path.removeprefix("/"))
     in_milvus = scheme != "postgresql"

@@ -23,7 +23,7 @@ from saat.index.storage import (
     update_index,
     verify_index,
 )
-from saat.index.where import select
+from saat.index.where import select_ids
 from saat.recipes.encoder import (
     Encoded,
     Encoder,
@@ -105,6 +105,8 @@ class RemoveConfig:
     def __post_init__(self) -> None:
         if (self.ids is None) == (self.where is None):
             raise ArgumentError("give `ids` or `where`, one of the two, to say which items are removed")
+        if self.ids and not 0 <= min(self.ids) <= max(self.ids) < 2**63:
+            raise ArgumentError(f"`ids` are at least 0 and below 2^63; got {self.ids}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +162,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
 def add(config: AddConfig) -> dict[str, Any]:
     """Add by `config`, print what was done, and return it."""
     device = config.start()
-    known = read_state(config.index)
-    manifest, content = known
+    manifest, content = known = read_state(config.index)
     encoder = load_encoders(config.checkpoint or Path(content.model.checkpoint), config.model, device=device).items
     content.model.check(encoder.key)
     found = read_items(config.images)
@@ -179,8 +180,8 @@ def remove(config: RemoveConfig) -> dict[str, Any]:
     report: dict[str, Any] = {}
 
     def change(content: IndexContent) -> IndexContent:
-        rows = select(content.metadata, config.where).column("id").to_pylist() if config.where else config.ids
-        ids = np.unique(np.array(rows, dtype=np.int64))
+        given = np.array(config.ids or (), np.int64)
+        ids = np.unique(given if config.where is None else select_ids(content.metadata, config.where))
         unknown = np.setdiff1d(ids, content.ids, assume_unique=True).tolist()
         report.update(removed=len(ids) - len(unknown), unknown=unknown)
         return content.without(ids)
@@ -293,8 +294,7 @@ def _told(report: Mapping[str, Any], damaged: Sequence[str], folder: Path, *, qu
         sound = report["images"] - len(damaged)
         print(f"{folder}: {report['count']:,} items; {sound:,} images encoded{resumed}{known}")
         if damaged:
-            print(f"{len(damaged)} damaged images left out:")
-            print("\n".join(f"  {reason}" for reason in damaged[:SHOWN]))
+            print(f"{len(damaged)} damaged images left out:", *damaged[:SHOWN], sep="\n  ")
             if len(damaged) > SHOWN:
                 print(f"  ... and {len(damaged) - SHOWN} more; all are in {folder / DAMAGED}")
     return dict(report)
