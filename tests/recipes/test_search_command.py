@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,3 +135,23 @@ def test_a_radius_goes_with_a_condition_a_table_and_a_sheet(
 def test_a_radius_that_cannot_be_searched_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         SearchConfig(**{"index": "index", "image": Path("a.jpg"), "radius": 2} | options)
+
+
+def test_a_table_shows_names_as_they_are(
+    built: Path, tiny: Path, photos: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets are no markup. A name that is no text is shown by its bytes; an index, which keeps text, refuses it."""
+    monkeypatch.setenv("COLUMNS", "500")
+    folder, image = tmp_path / "[red]" / "[", photos / "Bag" / "more" / "08.png"
+    folder.mkdir(parents=True)
+    shutil.copy(image, folder / "x].png")
+    assert main(["index", "build", str(tiny), str(tmp_path), f"--out={tmp_path / 'index'}", "--quiet"]) == 0
+    assert main(["search", str(tmp_path / "index"), str(image)]) == 0
+    assert "[red]/[/x].png" in capsys.readouterr().out
+    if sys.platform == "linux":
+        strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+        shutil.copy(image, strange)
+        assert main(["search", str(built), str(strange)]) == 0
+        assert "\\udcff.png" in capsys.readouterr().out
+        assert main(["index", "build", str(tiny), str(tmp_path), f"--out={tmp_path / 'other'}"]) == 2
+        assert "`images` have names in UTF-8, as an index keeps them; found" in capsys.readouterr().err

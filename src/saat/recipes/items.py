@@ -148,6 +148,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _from_files(paths: Sequence[Path], labels: Sequence[str | None] = ()) -> Items:
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"`images` have names in UTF-8, as an index keeps them; found {str(path)!r}") from None
     columns = {"path": pa.array([str(path) for path in paths], pa.string())}
     if any(labels):
         columns["label"] = pa.array(labels, pa.string())

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from saat.evaluation.leaderboard import find_cards, kept, kind, make_leaderboard, margin, standing, write_leaderboard
 from saat.evaluation.report import strength
 from saat.recipes.tables import print_table
@@ -50,12 +48,12 @@ def print_group(group: Mapping[str, Any]) -> None:
     rows = [
         (
             str(row["rank"] or "-"),
-            escape(f"{row['name']}\n{kind(row)}"),
+            f"{row['name']}\n{kind(row)}",
             f"{row['worst_map']['mean']:.3f}\n{margin(row)}",
             f"{row['clean_map']['mean']:.3f}",
             f"{row['chance_map']:.3f}",
-            escape(standing(row) or kept(row)),
+            standing(row) or kept(row),
         )
         for row in group["rows"]
     ]
-    print_table(escape(title), ("rank", "model", "worst-case MAP", "clean", "chance", "lead that survives"), rows)
+    print_table(title, ("rank", "model", "worst-case MAP", "clean", "chance", "lead that survives"), rows)

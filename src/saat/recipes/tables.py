@@ -6,20 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from saat.evaluation.metrics import RetrievalMetrics
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; columns of numbers stand to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """Print a table, its texts as they are; columns of numbers stand to the right."""
+    table = Table(title=_text(title, "bold"), title_justify="left")
     for place, column in enumerate(columns):
         cells = [row[place] for row in rows if row[place]]
         numbers = all(cell[0].isdigit() or cell[0] == "-" for cell in cells)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(_text(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_text, row))
     Console().print(table)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Return a text as it is: in a `str` brackets are markup, and the name of a file may have them, or odd bytes."""
+    return Text(text.encode(errors="backslashreplace").decode(), style)
 
 
 def print_flags(flags: Sequence[Mapping[str, str]], *, of: str = "") -> None:
