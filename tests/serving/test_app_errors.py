@@ -1,5 +1,6 @@
 import asyncio
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +76,25 @@ def test_a_fault_of_the_index_on_the_disk_is_logged_and_told_without_its_path(ha
         assert (answer.status_code, answer.json()) == (500, {"error": "the service failed; its log says why"})
     assert caplog.text.count(why) >= 2
     assert str(tmp_path) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "text"),
+    [
+        ("/search", {"item": "1", "k": "abc"}, r"k: .* integer, .*; got 'abc'"),
+        ("/search", {"item": "1", "k": "1001"}, r"k: .* 1000; got '1001'"),
+        ("/search", {"item": "1", "where": "x" * 2_000}, r"where: .* 1000 characters; got 'x{50}'"),
+        ("/search", {"image": "a.jpg"}, "image: Input should be a file"),
+        ("/search/batch", {"images": "a.jpg"}, r"images(\.0)?: Input should be a file"),
+        ("/search/batch", {"k": "3"}, "images: Field required"),
+    ],
+)
+def test_a_field_that_is_wrong_is_told_with_what_was_found(path, fields, text):
+    app = make_app(Service(make_engine(["even"] * COUNT)))
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://saat") as client:
+            return await client.post(path, data=fields)
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, bool(re.fullmatch(text, answer.json()["error"]))) == (422, True), answer.text

@@ -18,6 +18,7 @@ from saat.serving.limits import Guard
 from saat.serving.routes import page, router
 from saat.serving.service import Service
 
+SHOWN = 50  # letters of what was found
 log = logging.getLogger(__name__)
 
 
@@ -56,8 +57,15 @@ async def _on_http(_: Request, error: Any) -> JSONResponse:
 
 
 async def _on_invalid(_: Request, error: Any) -> JSONResponse:
-    parts = [f"{'.'.join(str(step) for step in part['loc'][1:])}: {part['msg']}" for part in error.errors()]
-    return problem(422, "; ".join(parts))
+    return problem(422, "; ".join(map(_fault, error.errors())))
+
+
+def _fault(part: dict[str, Any]) -> str:
+    """Return which field is wrong, why, and what was found."""
+    name, given = ".".join(str(step) for step in part["loc"][1:]), part.get("input")
+    if part["type"] == "value_error":  # files alone have such a rule, whose text names classes
+        return f"{name}: Input should be a file"
+    return f"{name}: {part['msg']}" + (f"; got {given[:SHOWN]!r}" if isinstance(given, str) else "")
 
 
 async def _on_saat(_: Request, error: Exception) -> JSONResponse:
