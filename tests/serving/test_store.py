@@ -110,6 +110,21 @@ def test_the_index_is_read_once_and_again_where_others_have_written(
     assert verify_index(tmp_path) == ()
 
 
+def test_an_image_that_another_command_has_removed_is_new_again(tmp_path: Path) -> None:
+    """Else the answer would be an item that the disk does not have, and that is gone with the service."""
+    store = make_store(tmp_path)
+    first, _ = store.add(encoded(3), label="odd")
+    assert store.add(encoded(3), label="odd") == (first, False)
+    update_index(tmp_path, lambda old: old.without(np.array([first.id])))
+    again, new = store.add(encoded(3), label="odd")
+    assert new
+    assert again.id > first.id
+    assert again.id in read_index(tmp_path).ids
+    update_index(tmp_path, lambda old: old.without(np.array([0])))
+    assert store.add(encoded(3), label="odd") == (again, False)
+    assert 0 not in read_index(tmp_path).ids
+
+
 @pytest.mark.skipif(not MEMORY.exists(), reason="memory is read where Linux shows it")
 def test_a_change_keeps_no_memory_of_the_states_before(tmp_path: Path) -> None:
     few = make_engine(["even"] * COUNT)

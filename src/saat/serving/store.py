@@ -18,7 +18,7 @@ from saat.data.collection import Content
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index.content import IndexContent
-from saat.index.storage import State, read_index, update_index
+from saat.index.storage import State, read_index, read_manifest, update_index
 from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
@@ -59,11 +59,14 @@ class Store:
             columns["label"] = pa.array([label], pa.string())
         with self._lock:
             known = _id_of(self._engine.content, str(path))
-            if known is not None:
+            if known is not None and self._is_present():
                 return self._engine.item(known), False
+            is_new = True
 
             def change(old: IndexContent) -> IndexContent:
-                if _id_of(old, str(path)) is not None:
+                nonlocal is_new
+                is_new = _id_of(old, str(path)) is None
+                if not is_new:
                     return old
                 new = old.added(packed, pa.table(columns), model=self._engine.content.model)
                 with atomic_write(path) as file:  # here, where the index is sound and takes the item
@@ -78,7 +81,7 @@ class Store:
                 raise
             number = _id_of(new, str(path))
             assert number is not None
-            return self._engine.item(number), True
+            return self._engine.item(number), is_new
 
     def remove(self, number: int) -> None:
         """Remove an item, and its image if a client had sent it.
@@ -92,6 +95,13 @@ class Store:
             self._write(lambda old: old.without(np.array([number], np.int64)))
             if path.parent == self._uploads:
                 path.unlink(missing_ok=True)
+
+    def _is_present(self) -> bool:
+        """Return whether what is searched is what the disk has: another command may have removed items."""
+        try:
+            return self._known is not None and read_manifest(self._folder) == self._known[0]
+        except DataError:  # told by the write that follows
+            return False
 
     def _names(self, path: Path) -> bool:
         """Return whether the index on the disk names an image, or may: a write can fail when its state is there."""
