@@ -23,6 +23,7 @@ from saat.defenses.prototype import AtrdhStep
 from saat.defenses.query_side import QuerySideStep
 from saat.defenses.semantic import SaatStep
 from saat.losses.central import CSQLoss
+from saat.models.hash_model import HashModel
 from saat.types import Batch
 
 LABELS = torch.tensor([[0.0, 1.0]])  # of the class whose center is (1, -1)
@@ -31,8 +32,12 @@ UNLABELED = Batch(BATCH.images, torch.zeros(1, 2), BATCH.indices)
 
 
 class TwoBits(nn.Module):
+    def __init__(self, sign: float = 1.0) -> None:
+        super().__init__()
+        self.sign = sign
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return 4.0 * (images[:, :2, 0, 0] - 0.5)
+        return self.sign * 4.0 * (images[:, :2, 0, 0] - 0.5)
 
 
 def attack() -> InnerAttack:
@@ -82,9 +87,27 @@ def test_trades_learns_through_both_codes():
 @pytest.mark.parametrize(("sign", "agreement"), [(1.0, 0.5), (-1.0, -1.5)])
 def test_distillation_holds_to_the_code_of_the_teacher_whatever_the_label(batch, sign, agreement):
     """A teacher of the opposite code: the attack leaves that code, toward logits of 1.5 of the wrong sign."""
-    student = TwoBits()
-    output = DistillationStep(lambda images: sign * student(images), attack())(student, batch)
+    output = DistillationStep(TwoBits(sign), attack())(TwoBits(), batch)
     assert output.loss.item() == pytest.approx(cross_entropy(agreement, agreement))
+
+
+def test_distillation_holds_to_the_features_of_the_teacher_too():
+    """Features are the image's channels, (3, 1, 2) / 4, the student's in the other order: a cosine of 13 / 14."""
+    order = nn.Linear(3, 3, bias=False)
+    hash_layer = nn.Linear(3, 8)
+    with torch.no_grad():
+        order.weight.copy_(torch.eye(3).flip(0))
+        hash_layer.weight.zero_()
+        hash_layer.bias.fill_(1.0)
+    unchanged = {"code_length": 8, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    teacher = HashModel(nn.Flatten(), hash_layer, **unchanged)
+    student = HashModel(nn.Sequential(nn.Flatten(), order), hash_layer, **unchanged)
+    still = InnerAttack(PGD(ThreatModel("linf", 0.0), steps=1, step_size=0.0, keep_best=False))
+    output = DistillationStep(teacher, still)(student, BATCH)
+    assert output.parts == pytest.approx({"distillation": cross_entropy(1.0), "features": 1.0 / 14.0}, rel=1e-5)
+    assert output.loss.item() == pytest.approx(cross_entropy(1.0) + 1.0 / 14.0)
+    output.loss.backward()
+    assert order.weight.grad.abs().sum() > 0  # through the features, since no logit depends on them
 
 
 def test_query_side_training_leaves_the_mainstay_code_of_the_database_and_is_held_to_it():
