@@ -20,9 +20,10 @@ from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
 from bench_protocol import RESULTS, heading, paper_fit, reported, trained
 from ingredients import with_early_stopping, with_growing_radius, with_weight_perturbation
 
+from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import DATABASE_FOLDER, Card, load_checkpoint, save_checkpoint
 from saat.recipes.evaluate import EvaluateConfig, evaluate
-from saat.recipes.harden import PRESETS, HardenConfig, harden
+from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import write_text
 from saat.training import FitOptions
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from bench_protocol import RESULTS, heading, trained
 
+from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import read_card
 from saat.recipes.certify import CertifyConfig, certify
-from saat.recipes.harden import PRESETS, HardenConfig, harden
+from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import write_text
 from saat.training import FitOptions
 

@@ -21,6 +21,7 @@ import torch
 from bench_protocol import PRECISIONS, RESULTS, encoded_subject, heading, paper_fit, reported, trained
 
 from saat.attacks.papers import PRESETS as ATTACKS
+from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import (
     DATABASE_FOLDER,
     Card,
@@ -31,7 +32,7 @@ from saat.models.checkpoint import (
 )
 from saat.recipes.attack import AttackConfig, attack_subject
 from saat.recipes.evaluate import EvaluateConfig, evaluate
-from saat.recipes.harden import PRESETS, HardenConfig, harden
+from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import write_text
 from saat.training import FitOptions
 

@@ -33,11 +33,12 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.data.loading import batches
 from saat.data.splits import ImageSplit
+from saat.defenses.papers import PRESETS
 from saat.hamming import sign_codes
 from saat.losses.catalog import build_loss
 from saat.models.checkpoint import Card, load_checkpoint
 from saat.models.hash_model import HashModel
-from saat.recipes.harden import PRESETS, HardenConfig, make_step, training_items
+from saat.recipes.harden import HardenConfig, make_step, training_items
 from saat.recipes.subject import splits_of
 from saat.runtime import as_channels_last, make_generator, set_threads, write_text
 from saat.types import Batch

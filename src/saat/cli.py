@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from saat import __version__
-from saat.attacks import papers
+from saat.attacks import papers as attack_papers
+from saat.defenses import papers as defense_papers
 from saat.errors import SaatError
 from saat.parsing import Command, parse
 from saat.recipes import (
@@ -36,8 +37,10 @@ from saat.recipes import (
 COMMANDS: Mapping[str, Command] = {
     "demo": Command(demo.DemoConfig, demo.demo, {}, resumes="out"),
     "train": Command(train.TrainConfig, train.train, train.PRESETS, resumes="out"),
-    "attack": Command(attack.AttackConfig, attack.attack, papers.PRESETS, places=("checkpoint",)),
-    "harden": Command(harden.HardenConfig, harden.harden, harden.PRESETS, resumes="out", places=("checkpoint",)),
+    "attack": Command(attack.AttackConfig, attack.attack, attack_papers.PRESETS, places=("checkpoint",)),
+    "harden": Command(
+        harden.HardenConfig, harden.harden, defense_papers.PRESETS, resumes="out", places=("checkpoint",)
+    ),
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes="suite", places=("checkpoint",)),
     "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes="out", places=("checkpoint",)),
     "detect": Command(detect.DetectConfig, detect.detect, {}, places=("checkpoint",)),

@@ -16,11 +16,12 @@ from saat.attacks.gradient import PGD
 from saat.attacks.prototype import fit_prototypes
 from saat.cli import COMMANDS, main
 from saat.defenses.catalog import DEFENSES
+from saat.defenses.papers import PRESETS
 from saat.defenses.unlabeled import pseudo_labels
 from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint, read_card, weights_checksum
 from saat.parsing import make_parser
-from saat.recipes.harden import PRESETS, HardenConfig, splits_of
+from saat.recipes.harden import HardenConfig, splits_of
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import load_subject
 

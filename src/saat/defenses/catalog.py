@@ -9,7 +9,6 @@ from functools import partial
 
 from torch import nn
 
-from saat.attacks.goals import clean_logits_of
 from saat.attacks.objectives import MakeObjective
 from saat.attacks.prototype import fit_prototypes, prototype_codes
 from saat.codes.bank import CodeBank
@@ -112,7 +111,7 @@ def _trades(options: DefenseOptions) -> nn.Module:
 
 def _distill(options: DefenseOptions) -> nn.Module:
     return DistillationStep(
-        partial(clean_logits_of, deepcopy(options.model)),
+        deepcopy(options.model),
         options.inner,
         make_objective=options.make_objective,
         precision=options.precision,
@@ -135,3 +134,5 @@ DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {
 }
 QUERY_SIDE = ("query-side",)
 """Defenses of the model for queries only; the database keeps the codes of the model before hardening."""
+LABEL_FREE = ("distill", "trades")
+"""Defenses that learn from images without a label, too."""

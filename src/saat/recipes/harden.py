@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +13,10 @@ from saat.attacks.gradient import PGD
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.data.catalog import DataOptions
+from saat.codes.semantic import has_label
+from saat.data.catalog import DataOptions, read_collection
 from saat.data.splits import ImageSplit, Splits
-from saat.defenses.catalog import DEFENSES, QUERY_SIDE, DefenseOptions
+from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, DefenseOptions
 from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
 from saat.errors import ArgumentError, check_at_least, check_choice
@@ -32,67 +31,12 @@ from saat.models.checkpoint import (
     save_checkpoint,
     weights_checksum,
 )
-from saat.models.hash_model import HashModel, encode_logits
+from saat.models.hash_model import HashModel, encode_logits, import_model
 from saat.recipes.subject import other_splits, splits_of
 from saat.recipes.tables import print_metrics
-from saat.recipes.train import data_values, identity, measure, versions
+from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
 from saat.runtime import RunOptions, make_folder
 from saat.training import FitOptions, fit
-
-QUERY_SIDE_FIT = {
-    "epochs": 40,
-    "batch_size": 128,
-    "learning_rate": 0.4,
-    "weight_decay": 5e-4,
-    "schedule": "one-cycle",
-    "average": 0.99,
-}
-PRESETS: Mapping[str, dict[str, Any]] = {
-    "paper": {
-        "objective": "agreement",
-        "fit": {"epochs": 20, "batch_size": 32, "schedule": "multistep", "augment": False},
-    },
-    "cgat": {
-        "defense": "cgat",
-        "objective": "agreement",
-        "fit": {
-            "epochs": 30,
-            "batch_size": 32,
-            "learning_rate": 0.01,
-            "weight_decay": 5e-4,
-            "schedule": "multistep",
-            "augment": True,
-        },
-    },
-    "atrdh": {
-        "defense": "atrdh",
-        "objective": "agreement",
-        "adversarial_weight": 2.0,
-        "fit": {"epochs": 20, "batch_size": 32, "schedule": "multistep", "augment": False},
-    },
-    "pgd-at": {"defense": "pgd-at", "objective": "flips", "fit": {"epochs": 20, "batch_size": 32}},
-    "trades": {
-        "defense": "trades",
-        "objective": "flips",
-        "adversarial_weight": 6.0,
-        "fit": {"epochs": 20, "batch_size": 32},
-    },
-    "distill": {"defense": "distill", "objective": "flips", "fit": {"epochs": 20, "batch_size": 32}},
-    "query-side": {
-        "defense": "query-side",
-        "epsilon": 10 / 255,
-        "steps": 1,
-        "step_size": 10 / 255,
-        "mirror": True,
-        "fit": QUERY_SIDE_FIT,
-    },
-    "smoothing": {"defense": "query-side", "noise": 0.25, "fit": QUERY_SIDE_FIT},
-}
-"""Published settings (`paper` is SAAT), or our own: start from these; options given beside them win.
-
-*Differs from the released code*: SAAT's has no momentum; with 0.9, which the plain training has too, hardened models
-kept more under attack. That of ATRDH takes 100 epochs of Adam; here it has the budget of SAAT.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +44,10 @@ class HardenConfig(RunOptions):
     """Harden a model and write a new checkpoint. Started again after a stop, it resumes.
 
     Args:
-        checkpoint: the model to harden.
+        checkpoint: the model to harden; one of your own that is trained already needs none, but `model` and `data`.
         out: folder of the hardened checkpoint.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
-        model: the factory of the checkpoint, if it is of a model of your own.
+        model: package.module:factory of your own model; alone, or with the checkpoint of such a model.
         defense: saat, cgat, cgat-mean, atrdh, pgd-at, trades, distill or query-side; a preset has each one's
             settings.
         unlabeled: train on the database images too, with labels from the model before hardening, not their own.
@@ -122,7 +66,7 @@ class HardenConfig(RunOptions):
         fit: how to train.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     out: Path
     data: DataOptions | None = None
     model: str | None = None
@@ -146,9 +90,14 @@ class HardenConfig(RunOptions):
         check_choice("objective", self.objective, OBJECTIVES)
         check_at_least("steps", self.steps, 1)
         check_at_least("robustness", self.robustness, 0.0)
-        ThreatModel("linf", self.epsilon * self.robustness)
-        check_at_least("noise", self.noise, 0.0)
-        if self.out.absolute() == self.checkpoint.absolute():
+        if self.epsilon * self.robustness > 1.0:
+            most = f"{1.0 / self.epsilon:g}, where `epsilon` times it is 1"
+            raise ArgumentError(f"`robustness` is at most {most}; got {self.robustness:g}")
+        for name in ("step_size", "noise", "adversarial_weight", "quantization_weight"):
+            check_at_least(name, getattr(self, name), 0.0)
+        if self.checkpoint is None and self.model is None:
+            raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
+        if self.checkpoint is not None and self.out.resolve() == self.checkpoint.resolve():
             raise ArgumentError(
                 f"`out` is another folder than `checkpoint`, which stays as it is; got {self.out} twice"
             )
@@ -160,7 +109,7 @@ def harden(config: HardenConfig) -> Card:
     """Harden by `config`; write weights, card and log to `config.out`, and return the card."""
     device = config.start()
     make_folder(config.out)
-    model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
+    model, parent = load_parent(config)
     splits, parent = splits_and_card(config, model, parent)
     model = model.to(device)
     kept = kept_model(config, model, parent)
@@ -169,7 +118,7 @@ def harden(config: HardenConfig) -> Card:
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
     run = identity(config) | {"parent_weights": weights_checksum(model)}
-    if config.data is not None:
+    if config.data is not None or config.checkpoint is None:
         run |= {"checksums": parent.manifest["checksums"]}
     model.mirror = False  # training sees each image once; crop and flip are its views
     history = fit(
@@ -189,9 +138,9 @@ def harden(config: HardenConfig) -> Card:
     card = replace(
         parent,
         training=training,
-        metrics={name: getattr(metrics, name) for name in ("map", "map_paper", "chance_map", "chance_map_paper")},
+        metrics=metrics_of_card(metrics),
         defense=config.defense,
-        parent=str(config.checkpoint),
+        parent=None if config.checkpoint is None else str(config.checkpoint),
         database_model=None if database_model is None else weights_checksum(database_model),
         mirror=config.mirror,
         versions=versions(),
@@ -199,26 +148,49 @@ def harden(config: HardenConfig) -> Card:
     if kept:
         save_checkpoint(config.out / DATABASE_FOLDER, *kept)
     save_checkpoint(config.out, model, card)
-    if not config.quiet:
+    if metrics is not None and not config.quiet:
         print_metrics({str(config.out): metrics})
     return card
 
 
+def load_parent(config: HardenConfig) -> tuple[HashModel, Card]:
+    """Return the model to harden, and its card; that of one's own factory knows neither data nor training yet."""
+    if config.checkpoint is not None:
+        return load_checkpoint(config.checkpoint, model_factory=config.model)
+    assert config.model is not None  # as __post_init__ has seen to
+    image_size = read_collection(config.data or DataOptions()).image_size
+    model = import_model(config.model, image_size=image_size).eval()
+    card = Card(
+        backbone=config.model,
+        weights="own",
+        code_length=model.code_length,
+        image_size=image_size,
+        loss=TrainConfig.loss,
+        data={},
+        manifest={},
+        training={},
+    )
+    return model, card
+
+
 def splits_and_card(config: HardenConfig, model: HashModel, parent: Card) -> tuple[Splits, Card]:
     """Return the splits, those of the parent's card unless others are given, and the card with what it says of them."""
-    if config.data is None:
+    if config.data is None and config.checkpoint is not None:
         return splits_of(parent, config.checkpoint, quiet=config.quiet), parent
-    splits = other_splits(config.data, model, quiet=config.quiet)
+    data = config.data or DataOptions()
+    splits = other_splits(data, model, quiet=config.quiet)
     size = splits.train.images.shape[-1]
-    return splits, replace(parent, data=data_values(config.data), manifest=splits.manifest(), image_size=size)
+    return splits, replace(parent, data=data_values(data), manifest=splits.manifest(), image_size=size)
 
 
 def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:
     """Return a copy of the model whose codes the database keeps, with its card, for a defense of queries only."""
     if config.defense not in QUERY_SIDE:
         return None
-    database_model = load_database_model(config.checkpoint, model, parent, model_factory=config.model)
-    card = read_card(config.checkpoint / DATABASE_FOLDER) if parent.database_model else parent
+    database_model, card = model, parent
+    if config.checkpoint is not None and parent.database_model:
+        database_model = load_database_model(config.checkpoint, model, parent, model_factory=config.model)
+        card = read_card(config.checkpoint / DATABASE_FOLDER)
     return deepcopy(database_model).to(next(model.parameters()).device), card
 
 
@@ -231,6 +203,9 @@ def training_items(
         return encode_logits(model, split.images, label=f"encode {split.name}", quiet=config.quiet)
 
     train = splits.train
+    if config.defense not in LABEL_FREE and not has_label(train.labels).any():
+        rule = f"{config.defense} learns from labels, and {' and '.join(LABEL_FREE)} do without"
+        raise ArgumentError(f"`defense` {rule}; no train image has one")
     codes = sign_codes(logits_of(train))
     if config.unlabeled:
         others = unlabeled_images(splits.database, train)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from saat import __version__
+from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions, decode_splits, read_collection
 from saat.data.splits import Splits
 from saat.errors import ArgumentError, check_choice, check_code_length
@@ -102,11 +103,11 @@ def train(config: TrainConfig) -> Card:
         data=data_values(config.data),
         manifest=manifest,
         training={"seed": config.seed, "fit": run["fit"], "seconds": sum(row["seconds"] for row in history)},
-        metrics={name: getattr(metrics, name) for name in ("map", "map_paper", "chance_map", "chance_map_paper")},
+        metrics=metrics_of_card(metrics),
         versions=versions(),
     )
     save_checkpoint(config.out, model, card)
-    if not config.quiet:
+    if metrics is not None and not config.quiet:
         print_metrics({str(config.out): metrics})
     return card
 
@@ -148,6 +149,12 @@ def data_values(data: DataOptions) -> dict[str, Any]:
     return dict(json.loads(json.dumps(asdict(data), default=str)))
 
 
+def metrics_of_card(metrics: RetrievalMetrics | None) -> dict[str, float]:
+    """Return what a card keeps of a measurement; nothing of none."""
+    names = () if metrics is None else ("map", "map_paper", "chance_map", "chance_map_paper")
+    return {name: getattr(metrics, name) for name in names}
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a result rests on."""
     return {"saat": __version__, "python": platform.python_version(), "torch": torch.__version__}
@@ -155,11 +162,14 @@ def versions() -> dict[str, str]:
 
 def measure(
     model: HashModel, splits: Splits, *, database_model: HashModel | None = None, quiet: bool
-) -> RetrievalMetrics:
+) -> RetrievalMetrics | None:
     """Encode queries and database in float32, the database with a model of its own if there is one, and measure.
 
-    The flags that need no attack are logged.
+    The flags that need no attack are logged, and where no query has a label, that there is nothing to measure.
     """
+    if not has_label(splits.query.labels).any():
+        log.warning("no query has a label, so nothing is measured")
+        return None
     query, database = (
         encode_logits(encoder, split.images, label=f"encode {split.name}", quiet=quiet)
         for encoder, split in ((model, splits.query), (database_model or model, splits.database))
