@@ -51,6 +51,10 @@ class RunOptions:
         torch.manual_seed(derive_seed(self.seed, "start"))
         return choose_device(self.device)
 
+    def precision_on(self, device: torch.device) -> str:
+        """Return what `precision` means on `device`: float32 or bfloat16."""
+        return "bfloat16" if is_mixed(self.precision, device) else "float32"
+
 
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2^63) that depends on every part, so that no two uses share a random stream.

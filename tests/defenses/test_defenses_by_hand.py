@@ -119,6 +119,15 @@ def test_query_side_training_leaves_the_mainstay_code_of_the_database_and_is_hel
     assert output.loss.item() == pytest.approx(cross_entropy(0.5, 0.5) + similarity)
 
 
+def test_query_side_training_knows_no_center_of_a_label_that_no_item_has():
+    codes, labels = torch.tensor([[1, 1], [1, -1]], dtype=torch.int8), torch.eye(3)[[0, 2]]
+    step = QuerySideStep(CodeBank(codes, labels), attack())
+    assert step.centers.tolist() == [[1, 1], [1, -1]]
+    output = step(TwoBits(), Batch(BATCH.images, torch.tensor([[0.0, 0.0, 1.0]]), BATCH.indices))
+    known = QuerySideStep(CodeBank(codes, torch.eye(2)), attack())(TwoBits(), BATCH)
+    assert output.parts == known.parts
+
+
 def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
     step = AtrdhStep(csq(), attack(), prototypes=torch.tensor([[1, 1]]), labels=LABELS, adversarial_weight=2.0)
     output = step(TwoBits(), BATCH)

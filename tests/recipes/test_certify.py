@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from saat.cli import main
+from saat.runtime import RunOptions
 
 RADII = ["0.02", "0.06"]
 
@@ -96,6 +98,9 @@ def test_bits_that_break_their_certificate_are_counted(whole: Path, tiny: Path, 
 def test_another_run_does_not_mix_with_this(whole: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tiny, whole, "--sigma=0.5")) == 2
     assert "sigma: 0.25 there, 0.5 now" in capsys.readouterr().err
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[RunOptions().precision_on(torch.device("cpu"))]
+    assert main(words(tiny, whole, f"--precision={other}")) == 2  # than `auto` means on this machine
+    assert f"'{other}' now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -66,16 +66,17 @@ class QuerySideStep(nn.Module):
         self.inner = inner
         self.bank = bank
         self.precision = precision
-        num_classes = bank.labels.shape[1]
-        self.centers = mainstay_codes(bank, torch.eye(num_classes, dtype=bank.labels.dtype, device=bank.labels.device))
+        self.known = bank.labels.any(0)  # a label that no item has, has no mainstay code
+        each = torch.eye(len(self.known), dtype=bank.labels.dtype, device=bank.labels.device)
+        self.centers = mainstay_codes(bank, each[self.known])
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""
         chosen = batch.select(has_label(batch.labels))
-        labels = chosen.labels
+        labels = chosen.labels[:, self.known]
         if not len(labels):
             return StepOutput(model(batch.images).sum() * 0.0, {"bits": 0.0, "similarity": 0.0})
-        mainstay = mainstay_codes(self.bank, labels)
+        mainstay = mainstay_codes(self.bank, chosen.labels)
 
         def losses(logits: Tensor) -> tuple[Tensor, Tensor]:
             return query_side_losses(logits, labels, mainstay, self.centers)

@@ -142,8 +142,10 @@ def claim_folder(config: CertifyConfig, subject: Subject) -> None:
     Raises:
         ArgumentError: the folder holds another run.
     """
-    names = ("sigma", "samples", "radii", "queries", "batch_size", "precision", "seed")
+    names = ("sigma", "samples", "radii", "queries", "batch_size", "seed")
+    device = next(subject.model.parameters()).device
     identity = {name: getattr(config, name) for name in names} | {
+        "precision": config.precision_on(device),  # of `auto`, another one elsewhere
         "model": subject.about["backbone"],
         "weights": weights_checksum(subject.model),
         "database_weights": weights_checksum(subject.database_model),
@@ -284,14 +286,9 @@ def print_certificates(report: Mapping[str, Any]) -> None:
     """Print what is certified at each radius, beside what the attacks found there."""
     title = f"Certificates of {report['queries']} queries at sigma {report['sigma']:g}"
     columns = ("l2 radius", "certified MAP", "attacked MAP", f"certified bits of {report['code_length']}", "violations")
+    attacked, bits, violations = (report[name] for name in ("attacked_map", "certified_bits", "violations"))
     rows = [
-        (
-            radius,
-            f"{bound:.3f}",
-            f"{report['attacked_map'][radius]:.3f}",
-            f"{report['certified_bits'][radius]:.1f}",
-            f"{report['violations'][radius]}",
-        )
+        (radius, f"{bound:.3f}", f"{attacked[radius]:.3f}", f"{bits[radius]:.1f}", f"{violations[radius]}")
         for radius, bound in report["certified_map"].items()
     ]
     print_table(title, columns, rows)

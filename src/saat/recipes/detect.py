@@ -38,7 +38,7 @@ from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, 
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = (0.5, 1.0, 2.0)  # of the detector in the adaptive attacker's objective
+WEIGHTS = (0.1, 0.25, 0.5, 1.0, 2.0)  # of the detector in the adaptive attacker's objective
 RATES = (0.01, 0.05)  # of false alarms
 KEPT_SHARE = 0.8  # of the MAP that the standard attack takes, which an adaptive attack must take too to count
 
