@@ -58,6 +58,8 @@ def test_a_trained_model_of_ones_own_is_hardened_without_a_checkpoint(defense: s
     measured = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     assert measured["map"] == card.metrics["map"]
     assert main([*HARDEN, f"--defense={defense}", f"--out={out}", *SPLITS]) == 0  # which has nothing left to do
+    if card.database_model is not None:
+        assert main(["evaluate", f"--checkpoint={out / 'database'}", OWN, "--quiet=true"]) == 0
 
 
 def test_images_without_any_label_harden_a_model(

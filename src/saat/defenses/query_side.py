@@ -66,7 +66,7 @@ class QuerySideStep(nn.Module):
         self.inner = inner
         self.bank = bank
         self.precision = precision
-        self.known = bank.labels.any(0)  # a label that no item has, has no mainstay code
+        self.known = (bank.labels > 0).any(0)  # a label that no item has, has no mainstay code
         each = torch.eye(len(self.known), dtype=bank.labels.dtype, device=bank.labels.device)
         self.centers = mainstay_codes(bank, each[self.known])
 

@@ -168,7 +168,7 @@ def load_parent(config: HardenConfig) -> tuple[HashModel, Card]:
         loss=TrainConfig.loss,
         data={},
         manifest={},
-        training={},
+        training={"seconds": 0.0, "fit": {"epochs": 0}},  # none by saat
     )
     return model, card
 
