@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from saat.errors import DataError
 from saat.index import storage
 from saat.index.content import IndexContent
 from saat.index.storage import State, create_index, read_index, read_manifest, read_state, update_index, verify_index
+from saat.index.uploads import UPLOADS
+from saat.recipes.index import RemoveConfig, remove
 from saat.recipes.items import read_items
 from saat.serving import store as store_module
-from saat.serving.store import UPLOADS, Store
+from saat.serving.store import Store
 
 MEMORY = Path("/proc/self/status")
 
@@ -85,6 +90,35 @@ def test_an_upload_that_the_index_names_stays_though_its_write_failed(
             store.add(encoded(3), label=None)
     named = [path for path in read_index(tmp_path).metadata.column("path").to_pylist() if UPLOADS in path]
     assert [str(path) for path in (tmp_path / UPLOADS).iterdir()] == named
+
+
+def test_removed_uploads_leave_no_file_whoever_removes_them(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    items = [store.add(encoded(row), label="odd")[0] for row in (3, 4, 5)]
+    store.remove(items[0].id)
+    assert {path.name for path in (tmp_path / UPLOADS).iterdir()} == {item.name for item in items[1:]}
+    remove(RemoveConfig(index=tmp_path, ids=[items[1].id], quiet=True))
+    assert {path.name for path in (tmp_path / UPLOADS).iterdir()} == {items[2].name}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_store import encoded, make_store
+from saat.index import storage
+store = make_store(Path(sys.argv[1]))
+storage.put_file = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+store.add(encoded(3), label=None)
+"""
+
+
+def test_an_upload_whose_addition_was_killed_goes_when_a_service_starts(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False, cwd=Path(__file__).parent)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / UPLOADS).iterdir())) == 1
+    engine = make_engine(["even"] * COUNT)
+    Store(tmp_path, engine, encode=engine.encode)
+    assert not list((tmp_path / UPLOADS).iterdir())
 
 
 def test_the_index_is_read_once_and_again_where_others_have_written(

@@ -27,6 +27,7 @@ from saat.errors import DataError
 from saat.index.content import IndexContent, ModelKey
 from saat.index.files import FileEntry, check_file, put_file, sync_folder, written
 from saat.index.lock import locked
+from saat.index.uploads import sweep_uploads
 
 T = TypeVar("T")
 FORMAT = 1
@@ -200,7 +201,7 @@ def create_index(folder: Path, content: IndexContent) -> Manifest:
 def update_index(
     folder: Path, change: Callable[[IndexContent], IndexContent], *, known: State | None = None
 ) -> Manifest:
-    """Replace an index by what `change` makes of it; other writers wait meanwhile.
+    """Replace an index by what `change` makes of it; other writers wait meanwhile. Uploads of removed items go.
 
     Args:
         folder: of the index.
@@ -213,7 +214,10 @@ def update_index(
     read_manifest(folder)
     with locked(folder):
         present = known if known is not None and known[0] == read_manifest(folder) else read_state(folder)
-        return _write(folder, change(present[1]), before=present[0])
+        content = change(present[1])
+        manifest = _write(folder, content, before=present[0])
+        sweep_uploads(folder, content.metadata)
+        return manifest
 
 
 @contextmanager

@@ -18,17 +18,20 @@ from saat.data.collection import Content
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index.content import IndexContent
+from saat.index.lock import locked
 from saat.index.storage import State, read_index, read_manifest, update_index
+from saat.index.uploads import UPLOADS, sweep_uploads
 from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
 
-UPLOADS = "uploads"  # folder of the index that keeps images sent by clients, named by their content
 ENDINGS = {"MPO": "jpeg", "JPEG2000": "jp2"}  # where a format is not what `saat index build` takes as a suffix
 
 
 class Store:
     """The folder of an index, with the engine that searches it. One writer at a time.
+
+    Uploads whose addition was killed before the index had them are removed.
 
     Args:
         folder: of the index.
@@ -41,6 +44,9 @@ class Store:
         self._uploads = folder.absolute() / UPLOADS
         self._lock = threading.Lock()
         self._known: State | None = None  # what this store wrote last
+        if self._uploads.is_dir():
+            with locked(folder):
+                sweep_uploads(folder, read_index(folder).metadata)
 
     def add(self, content: bytes, *, label: str | None) -> tuple[Item, bool]:
         """Add an image; return its item, and whether it is new. An image that was sent before is the same item.
@@ -91,10 +97,8 @@ class Store:
             RuntimeError, OSError: as `add`.
         """
         with self._lock:
-            path = Path(self._engine.path(number))
+            self._engine.path(number)
             self._write(lambda old: old.without(np.array([number], np.int64)))
-            if path.parent == self._uploads:
-                path.unlink(missing_ok=True)
 
     def _is_present(self) -> bool:
         """Return whether what is searched is what the disk has: another command may have removed items."""
