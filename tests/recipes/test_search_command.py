@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -51,6 +54,26 @@ def test_where_searches_among_the_items_it_names(built: Path, photos: Path, caps
     assert json.loads(capsys.readouterr().out) == []
     assert main([*words, "--where=lable == 'Coat'"]) == 2
     assert "did you mean 'label'" in capsys.readouterr().err
+
+
+def test_json_is_printed_though_quiet_and_has_null_for_what_is_not_finite(
+    tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = photos / "plain.png"
+    columns = {"image": [image.read_bytes()], "price": [math.nan], "sizes": [[1.0, -math.inf]], "at": [{"x": math.inf}]}
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    assert main(["index", "build", str(tiny), str(tmp_path / "set.parquet"), f"--out={tmp_path / 'index'}"]) == 0
+    capsys.readouterr()
+    words = ["search", str(tmp_path / "index"), str(image), "--quiet"]
+    assert main([*words, "--format=json"]) == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    (hit,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert (hit["price"], hit["sizes"], hit["at"]) == (None, [1.0, None], {"x": None})
+    assert main(words) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_sheet_shows_query_and_results(built: Path, photos: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from saat.recipes.sheet import write_sheet
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
 from saat.serving.risk import load_assess
+from saat.serving.rows import plain
 
 FORMATS = ("table", "json", "sheet")
 RADIUS_BACKEND = "flat"  # one query within a radius does not pay for the tables of multi-index hashing
@@ -51,7 +52,7 @@ class SearchConfig(RunOptions):
         radius: all items whose codes differ in so many bits at most, with their number. By `backend` flat (the default)
             or multi-index.
         where: only items of this condition, such as "label == 'cat' and price < 20".
-        format: table, json, or sheet: a picture of the results.
+        format: table; json, which is printed with `quiet` too; or sheet: a picture of the results.
         out: PNG file of the sheet.
         backend: faiss (the default), flat or multi-index, which are exact; hnsw or ivf, which are not. An address is
             searched exactly by its server; with hnsw, by the graph of PostgreSQL.
@@ -100,8 +101,7 @@ def search(config: SearchConfig) -> list[dict[str, Any]]:
     query, hits, where = looking(config, device)
     if config.out is not None:
         write_sheet(config.out, query, hits)
-    if not config.quiet:
-        print_hits(config, hits, where)
+    print_hits(config, hits, where)
     return hits
 
 
@@ -198,9 +198,11 @@ def _rows(content: IndexContent, result: SearchResult) -> list[dict[str, Any]]:
 
 
 def print_hits(config: SearchConfig, hits: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Print the results in the format asked for."""
+    """Print the results in the format asked for; with `quiet`, JSON alone."""
     if config.format == "json":
-        print(json.dumps(hits, indent=2, default=str))
+        print(json.dumps(plain(list(hits)), indent=2, allow_nan=False))
+    elif config.quiet:
+        return
     elif config.format == "sheet":
         print(f"sheet: {config.out}")
     elif not hits:

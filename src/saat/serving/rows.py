@@ -63,15 +63,21 @@ def without_folders(metadata: pa.Table) -> pa.Table:
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata that leaves the machine; paths of its disk stay."""
-    return {name: _plain(value) for name, value in row.items() if name not in ("id", "path")}
+    return {name: plain(value) for name, value in row.items() if name not in ("id", "path")}
 
 
-def _plain(value: Any) -> Any:
-    """Return a value that JSON has; others, such as dates, as text."""
+def plain(value: Any) -> Any:
+    """Return a value that JSON has: none for a number that is not finite, and other kinds, such as dates, as text.
+
+    >>> plain({"price": [1.5, math.inf]})
+    {'price': [1.5, None]}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
     return str(value)
