@@ -9,7 +9,7 @@ import pytest
 from saat.cli import main
 
 
-def test_another_model_is_refused(
+def test_another_model_is_refused_by_the_names_of_checkpoint_and_index(
     built: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--data.train_size=20", "--data.query_size=5", "--data.database_size=20", "--fit.epochs=1"]
@@ -18,11 +18,17 @@ def test_another_model_is_refused(
         assert main([*train, *small, "--quiet=true"]) == 0
     before = (built / "manifest.json").read_bytes()
     for name, message in (("other", "codes of one model"), ("longer", "here 32 bits; got 48")):
-        chosen = [f"--index={built}", f"--checkpoint={tmp_path / name}"]
-        assert main(["search", *chosen, f"--image={photos / 'plain.png'}"]) == 2
-        assert message in capsys.readouterr().err
-        assert main(["index", "add", *chosen, f"--images=[{photos}]"]) == 2
-        assert message in capsys.readouterr().err
+        chosen, hardened = f"--checkpoint={tmp_path / name}", f"--hardened={tmp_path / name}"
+        for words, options in [
+            (["search", str(built), str(photos / "plain.png"), chosen], ("checkpoint", "index")),
+            (["index", "add", str(built), str(photos), chosen], ("checkpoint", "index")),
+            (["serve", str(built), chosen], ("checkpoint", "index")),
+            (["serve", str(built), "--lab", hardened, f"--hardened_index={built}"], ("hardened", "hardened_index")),
+        ]:
+            assert main(words) == 2
+            printed = capsys.readouterr().err
+            assert "`{}` is a checkpoint of the model of `{}`: ".format(*options) in printed
+            assert message in printed
     assert (built / "manifest.json").read_bytes() == before
 
 

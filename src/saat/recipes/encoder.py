@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from saat.data.collection import Content
 from saat.data.decoding import Decoded, decode_image, decode_rows
+from saat.errors import ArgumentError
 from saat.index.content import ModelKey
 from saat.index.lock import locked
 from saat.models.checkpoint import (
@@ -114,6 +115,24 @@ def load_encoders(checkpoint: Path, model: str | None, *, device: torch.device) 
 def load_encoder(checkpoint: Path, model: str | None, *, device: torch.device) -> Encoder:
     """Load the encoder of queries; see `load_encoders`."""
     return load_encoders(checkpoint, model, device=device).query
+
+
+def check_model(encoder: Encoder, model: ModelKey, *, name: str = "checkpoint", index: str = "index") -> None:
+    """Raise unless an encoder gives codes of the model of an index.
+
+    Args:
+        encoder: that was loaded.
+        model: of the index.
+        name: of the argument that names the checkpoint, for errors.
+        index: of the argument that names the index.
+
+    Raises:
+        ArgumentError: it is another model.
+    """
+    try:
+        model.check(encoder.key)
+    except ArgumentError as error:
+        raise ArgumentError(f"`{name}` is a checkpoint of the model of `{index}`: {error}") from None
 
 
 def _encoder(model: HashModel, card: Card, key: ModelKey, device: torch.device) -> Encoder:

@@ -27,6 +27,7 @@ from saat.index.where import select_ids
 from saat.recipes.encoder import (
     Encoded,
     Encoder,
+    check_model,
     encode_items,
     kept_identities,
     load_encoders,
@@ -147,7 +148,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         check_new(config.out)
     encoder = load_encoders(config.checkpoint, config.model, device=device).items
     if written:
-        read_manifest(config.out).model.check(encoder.key)
+        check_model(encoder, read_manifest(config.out).model, index="out")
     encoded = _encode(items, encoder, config.out, config.batch_size, quiet=config.quiet)
     if not encoded.rows:
         raise DataError(f"at least one image can be decoded; all {len(items)} failed, first {encoded.damaged[0]}")
@@ -164,7 +165,7 @@ def add(config: AddConfig) -> dict[str, Any]:
     device = config.start()
     manifest, content = known = read_state(config.index)
     encoder = load_encoders(config.checkpoint or Path(content.model.checkpoint), config.model, device=device).items
-    content.model.check(encoder.key)
+    check_model(encoder, content.model)
     found = read_items(config.images)
     items = found.take(_new_rows(content, found.paths))
     encoded = _encode(items, encoder, config.index, config.batch_size, quiet=config.quiet)

@@ -29,7 +29,7 @@ from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import recall_at
 from saat.index.storage import read_index
 from saat.index.where import select
-from saat.recipes.encoder import Encoder, load_encoder
+from saat.recipes.encoder import Encoder, check_model, load_encoder
 from saat.recipes.sheet import write_sheet
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
@@ -151,7 +151,7 @@ def _within(
 def _encoded(config: SearchConfig, model: ModelKey, device: torch.device) -> tuple[bytes, NDArray[np.uint8]]:
     """Return the content of the query, and its packed code (1, K/8) by the model of the index."""
     encoder = load_encoder(config.checkpoint or Path(model.checkpoint), config.model, device=device)
-    model.check(encoder.key)
+    check_model(encoder, model)
     try:
         query = config.image.read_bytes()
         image = encoder.prepare(query)[None]

@@ -22,7 +22,7 @@ from saat.index.content import IndexContent
 from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
-from saat.recipes.encoder import Encoder, load_encoders
+from saat.recipes.encoder import Encoder, check_model, load_encoders
 from saat.recipes.items import read_item
 from saat.recipes.search import NEAREST, filled
 from saat.runtime import RunOptions
@@ -206,7 +206,7 @@ def _engine(
         remote, content = None, read_index(Path(index), name=name)
     encoders = load_encoders(checkpoint or Path(content.model.checkpoint), config.model, device=device)
     encoder = encoders.query
-    content.model.check(encoder.key)
+    check_model(encoder, content.model, name="checkpoint" if name == "index" else "hardened", index=name)
     rate = config.false_alarm_rate
     engine = SearchEngine(
         encoder.model,
