@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page
@@ -36,6 +37,15 @@ def all_loaded(page: Page, selector: str) -> bool:
             return True
         page.wait_for_timeout(50)
     return False
+
+
+def transfer(page: Page, photo: Path, name: str) -> Any:
+    """What a drop or a paste of a file brings."""
+    return page.evaluate_handle(
+        """([bytes, name]) => { const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' })); return transfer; }""",
+        [list(photo.read_bytes()), name],
+    )
 
 
 def tab_to(page: Page, selector: str, key: str = "Tab") -> None:

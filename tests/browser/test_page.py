@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from driving import MARKS, WAIT, all_loaded, keep, tab_to
+from driving import MARKS, WAIT, all_loaded, keep, tab_to, transfer
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -55,15 +55,6 @@ def test_search_with_a_sample_filter_and_go_on_from_a_result(page: Page) -> None
     hits.nth(1).locator("button").click()
     expect(page.locator("#query-name")).to_have_text("Bag")
     expect(hits.first.locator(".distance")).to_have_text("0 bits")
-
-
-def transfer(page: Page, photo: Path, name: str) -> Any:
-    """What a drop or a paste of a file brings."""
-    return page.evaluate_handle(
-        """([bytes, name]) => { const transfer = new DataTransfer();
-        transfer.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' })); return transfer; }""",
-        [list(photo.read_bytes()), name],
-    )
 
 
 def test_choose_drop_and_paste_a_file(page: Page, served: Any) -> None:

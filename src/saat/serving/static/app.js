@@ -124,6 +124,8 @@ async function search() {
   $("found").hidden = false;
   say($("status"), "Searching …");
   try {
+    await learn({ signal: mine.signal }); // an image may be here before that is known
+    $("lab").hidden = !about.lab;
     const fields = { k: $("k").value, where: $("where").value.trim() };
     const answer = await json("/search", { method: "POST", body: body(fields), signal: mine.signal });
     const chosen = $("hits").contains(document.activeElement); // what has the focus is about to go
@@ -150,7 +152,6 @@ function setQuery(next) {
   $("lab-risk").textContent = "";
   drawRisk($("risk"), null);
   $("attack").setAttribute("aria-busy", "false");
-  $("lab").hidden = !about.lab;
   $("drop-text").hidden = true;
   $("preview").hidden = false;
   $("preview").alt = `The query: ${next.name}`;
@@ -173,7 +174,14 @@ function useItem(item) {
 }
 
 async function loadSamples() {
-  const { items } = await json(`/samples?count=24&seed=${seed}`);
+  let items;
+  try {
+    ({ items } = await json(`/samples?count=24&seed=${seed}`));
+  } catch (error) {
+    say($("samples-status"), error.message, true);
+    return;
+  }
+  say($("samples-status"), "");
   $("samples").replaceChildren(...items.map((item) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button";
@@ -272,21 +280,27 @@ function listen() {
     sessionStorage.setItem("token", $("token").value.trim());
     $("token-form").hidden = true;
     begin();
+    search();
   });
+}
+
+async function learn(options) {
+  if (about) return;
+  about = await json("/about", options);
+  const searched = about.approximate ? ", searched approximately" : "";
+  say($("about"), `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes${searched}`);
+  $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
+  $("risk").hidden = $("unaware").hidden = !about.detector;
+  $("columns").textContent = `Columns: ${Object.keys(about.columns).join(", ")}`;
 }
 
 async function begin() {
   try {
-    about = await json("/about");
+    await learn();
   } catch (error) {
-    $("about").textContent = error.status === 401 ? "" : error.message;
+    say($("about"), error.status === 401 ? "" : error.message, true);
     return;
   }
-  const searched = about.approximate ? ", searched approximately" : "";
-  $("about").textContent = `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes${searched}`;
-  $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
-  $("risk").hidden = $("unaware").hidden = !about.detector;
-  $("columns").textContent = `Columns: ${Object.keys(about.columns).join(", ")}`;
   await loadSamples();
 }
 
