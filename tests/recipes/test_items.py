@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,11 @@ from PIL import Image
 
 from saat.data.fashion import read_fashion
 from saat.errors import DataError
+from saat.index.content import IndexContent, ModelKey
+from saat.index.storage import create_index, read_index, update_index
+from saat.recipes.index import BuildConfig, RemoveConfig, build, remove
 from saat.recipes.items import read_item, read_items
+from saat.recipes.search import SearchConfig, search
 
 
 def test_a_changed_file_is_encoded_anew_after_a_stop(tiny: Path, tmp_path: Path) -> None:
@@ -46,6 +52,33 @@ def test_pictures_of_a_parquet_file_open_it_once_in_each_state(tmp_path: Path, m
     path.unlink()
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_item(f"{path}#1")
+
+
+def test_texts_that_are_views_are_searched_by_conditions_and_removed(tiny: Path, tmp_path: Path) -> None:
+    """pyarrow, which reads them as they were written, can filter no table that has one."""
+    image = io.BytesIO()
+    Image.fromarray(read_fashion().read(0)).save(image, "PNG")
+    texts, several = pa.array(["new", "old", None], pa.string_view()), pa.list_(pa.string_view())
+    columns = {"note": texts, "tags": pa.array([["a"], [], None], several), "raw": texts.cast(pa.binary_view())}
+    pq.write_table(pa.table({"image": [image.getvalue()] * 3, "price": [1, 2, 3]} | columns), tmp_path / "set.parquet")
+    build(BuildConfig(checkpoint=tiny, images=[tmp_path / "set.parquet"], out=tmp_path / "index", quiet=True))
+    (query := tmp_path / "query.png").write_bytes(image.getvalue())
+    for where, ids in (("price < 3", [0, 1]), ("note has 'old'", [1])):
+        hits = search(SearchConfig(index=tmp_path / "index", image=query, where=where, quiet=True))
+        assert [hit["id"] for hit in hits] == ids
+    remove(RemoveConfig(index=tmp_path / "index", where="note == 'new'", quiet=True))
+    rows = read_index(tmp_path / "index").metadata.select(["note", "tags", "raw"]).to_pylist()
+    assert rows == [{"note": "old", "tags": [], "raw": b"old"}, {"note": None, "tags": None, "raw": None}]
+
+
+def test_an_index_that_was_written_with_views_is_filtered(tmp_path: Path) -> None:
+    model = ModelKey("weights", 8)
+    metadata = pa.table({"id": [0, 1], "path": pa.array(["a.png", "b.png"], pa.string_view())})
+    create_index(tmp_path, IndexContent(np.zeros((2, 1), np.uint8), np.arange(2), metadata, 2, model))
+    more = pa.table({"path": pa.array(["c.png"], pa.string_view())})
+    update_index(tmp_path, lambda old: old.added(np.zeros((1, 1), np.uint8), more, model=model))
+    remove(RemoveConfig(index=tmp_path, where="path contains 'b'", quiet=True))
+    assert read_index(tmp_path).metadata.column("path").to_pylist() == ["a.png", "c.png"]
 
 
 def test_lists_name_paths_beside_them_and_the_database_of_a_set(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class IndexContent:
         if columns.num_rows != len(packed):
             raise ArgumentError(f"`columns` has a row a code, {len(packed)}; got {columns.num_rows}")
         ids = np.arange(self.next_id, self.next_id + len(packed), dtype=np.int64)
-        rows = columns.add_column(0, "id", pa.array(ids))
+        rows = without_views(columns).add_column(0, "id", pa.array(ids))
         try:
             metadata = pa.concat_tables([self.metadata, rows], promote_options="default").combine_chunks()
         except pa.ArrowException as error:
@@ -155,3 +155,21 @@ class IndexContent:
         return replace(
             self, packed=self.packed[keep], ids=self.ids[keep], metadata=self.metadata.filter(pa.array(keep))
         )
+
+
+def without_views(columns: pa.Table) -> pa.Table:
+    """Return columns with texts and bytes in place of Arrow's views of them, which pyarrow cannot filter.
+
+    >>> without_views(pa.table({"note": pa.array(["new"], pa.string_view())})).schema.field("note").type
+    DataType(string)
+    """
+    schema = pa.schema([field.with_type(_without_views(field.type)) for field in columns.schema])
+    return columns if schema == columns.schema else columns.cast(schema)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)

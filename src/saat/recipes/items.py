@@ -18,7 +18,7 @@ from saat.data.folder import SUFFIXES
 from saat.data.image_list import read_image_list
 from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
-from saat.index.content import SEPARATOR
+from saat.index.content import SEPARATOR, without_views
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
@@ -176,7 +176,7 @@ def _from_parquet(path: Path) -> Items:
     names = {file: [name for name in pq.read_schema(file).names if name not in OF_SET] for file in files}
     renamed = _renamed({name for given in names.values() for name in given})
     tables = [
-        pq.read_table(file, columns=given).rename_columns([renamed.get(name, name) for name in given])
+        without_views(pq.read_table(file, columns=given)).rename_columns([renamed.get(name, name) for name in given])
         for file, given in names.items()
     ]
     try:
