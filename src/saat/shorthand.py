@@ -9,6 +9,8 @@ from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from saat.errors import ArgumentError
+
 FRACTION = re.compile(r"^\d+(\.\d+)?/\d+(\.\d+)?$")
 
 
@@ -31,7 +33,7 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
     """Return the arguments as the parser takes them: every value behind its option, lists in brackets.
 
     * Values that stand first belong to the options `places`, in this order; the last of these takes all that are left,
-      if it is a list.
+      if it is a list. Such an option cannot be given by its name too.
     * A list in brackets, and null, stay as they are; so does a single value where the option takes one that is no list.
     * A switch without a value is on. `-k` is `--k`, and a dash in a name is an underscore.
 
@@ -40,6 +42,9 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
         places: options whose names may be left out.
         arguments: as typed.
 
+    Raises:
+        ArgumentError: an option is given without its name and by it.
+
     >>> from saat.recipes.search import SearchConfig
     >>> spelled_out(SearchConfig, ("index", "image"), ["a-b", "c.jpg", "-k", "3", "--false-alarm-rate=0", "--quiet"])
     ['--index', 'a-b', '--image', 'c.jpg', '--k', '3', '--false_alarm_rate', '0', '--quiet', 'true']
@@ -47,15 +52,20 @@ def spelled_out(config: type[Any], places: Sequence[str], arguments: Sequence[st
     kinds = _kinds(config, "--")
     left = list(arguments)
     spelled: list[str] = []
+    placed: list[str] = []
     for name in places:
         if not left or left[0].startswith("-"):
             break
         spelled += _with_values(f"--{name}", kinds[f"--{name}"], [], left)
+        placed.append(f"--{name}")
     while left:
         option, equals, value = left.pop(0).partition("=")
         if option.startswith("--"):
             option = "--" + option.removeprefix("--").replace("-", "_")
         option = "--k" if option == "-k" else option
+        if option in placed:
+            first = spelled[spelled.index(option) + 1]
+            raise ArgumentError(f"`{option[2:]}` is given once; got {first}, which stands first, and {option} too")
         if option in kinds:
             spelled += _with_values(option, kinds[option], [value] if equals else [], left)
         else:

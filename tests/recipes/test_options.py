@@ -107,6 +107,8 @@ def test_data_options_of_a_command_that_has_none_get_an_answer(
         (["evaluate"], "give `checkpoint`"),
         (["evaluate", "--model=json:loads"], "`model` 'json:loads' cannot be built"),
         (["train", "--out=y", "--backbone=resnet21", "--data.train_size=20"], "or 'resnet20'"),
+        (["search", "x", "a.png", "--image=b.png"], "`image` is given once; got a.png, which stands first, and"),
+        (["index", "add", "x", "a", "b", "--images", "c"], '`images` is given once; got ["a", "b"], which stands'),
         (["frobnicate"], "no command 'frobnicate'"),
     ],
 )

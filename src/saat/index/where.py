@@ -272,7 +272,10 @@ class _Parser:
         if kind == "text":
             return re.sub(r"\\(.)", r"\1", text[1:-1])
         if kind == "number":
-            return float(text) if set(text) & set(".eE") else int(text)
+            try:
+                return float(text) if set(text) & set(".eE") else int(text)
+            except ValueError:  # more digits than Python takes
+                raise self._wrong(text[:20]) from None
         if kind == "word" and text in ("true", "false"):
             return text == "true"
         raise self._wrong(text)
