@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from saat.errors import DataError
 from saat.index.storage import read_index
 from saat.models.checkpoint import load_checkpoint
 from saat.recipes import index as index_recipe
+from saat.recipes.damaged import SHOWN
 from saat.recipes.encoder import Encoder
-from saat.recipes.index import BuildConfig, InfoConfig, VerifyConfig, build, info
+from saat.recipes.index import AddConfig, BuildConfig, InfoConfig, VerifyConfig, add, build, info
 from saat.recipes.index import verify as verify_command
 from saat.recipes.items import read_item
 from saat.recipes.search import SearchConfig, search
@@ -64,14 +66,28 @@ def test_damaged_images_are_named_with_a_count(
 def test_many_damaged_images_are_all_named_in_a_file(
     photos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(index_recipe.SHOWN + 1):
+    for number in range(SHOWN + 1):
         (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
     images = [photos / "Bag", *sorted(tmp_path.glob("*.png"))]
     build(BuildConfig(checkpoint=tiny, images=images, out=tmp_path / "index"))
     file = tmp_path / "index" / "damaged.txt"
     assert f"... and 1 more; all are in {file}" in capsys.readouterr().out
     lines = file.read_text().splitlines()
-    assert lines == [f"{tmp_path}/{number:02}.png: not an image" for number in range(index_recipe.SHOWN + 1)]
+    assert lines == [f"{tmp_path}/{number:02}.png: not an image" for number in range(SHOWN + 1)]
+
+
+def test_damaged_images_stay_named_until_they_are_mended(photos: Path, tiny: Path, tmp_path: Path) -> None:
+    one, other, file = tmp_path / "one: a.png", tmp_path / "other.png", tmp_path / "index" / "damaged.txt"
+    for path in (one, other):
+        path.write_bytes(b"no picture")
+    build(BuildConfig(checkpoint=tiny, images=[photos / "Bag", one], out=tmp_path / "index", quiet=True))
+    add(AddConfig(index=tmp_path / "index", images=[other], quiet=True))
+    add(AddConfig(index=tmp_path / "index", images=[other, photos / "Coat"], quiet=True))
+    assert file.read_text().splitlines() == [f"{path}: not an image" for path in (one, other)]
+    for path, left in ((one, [f"{other}: not an image"]), (other, None)):
+        shutil.copy(photos / "plain.png", path)
+        add(AddConfig(index=tmp_path / "index", images=[path], quiet=True))
+        assert (file.read_text().splitlines() if file.exists() else None) == left
 
 
 KILLED = """

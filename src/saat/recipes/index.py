@@ -24,6 +24,7 @@ from saat.index.storage import (
     verify_index,
 )
 from saat.index.where import select_ids
+from saat.recipes.damaged import keep_damaged, print_damaged
 from saat.recipes.encoder import (
     Encoded,
     Encoder,
@@ -36,10 +37,7 @@ from saat.recipes.encoder import (
 )
 from saat.recipes.items import Items, read_items
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, write_text
-
-SHOWN = 20  # damaged images that are printed by name; where there are more, all are in a file
-DAMAGED = "damaged.txt"
+from saat.runtime import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +155,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
     else:
         manifest = create_index(config.out, _with_items(IndexContent.empty(encoder.key), items, encoded, encoder))
     remove_work(config.out)
+    keep_damaged(config.out, encoded.damaged, items.paths)
     return _told(_report(items, encoded) | {"count": manifest.count}, encoded.damaged, config.out, quiet=config.quiet)
 
 
@@ -172,6 +171,7 @@ def add(config: AddConfig) -> dict[str, Any]:
     if encoded.rows:
         manifest = update_index(config.index, lambda old: _with_items(old, items, encoded, encoder), known=known)
     remove_leftovers(config.index, found.identities)
+    keep_damaged(config.index, encoded.damaged, found.paths)
     report = _report(items, encoded) | {"count": manifest.count, "already_there": len(found) - len(items)}
     return _told(report, encoded.damaged, config.index, quiet=config.quiet)
 
@@ -287,15 +287,10 @@ def _report(items: Items, encoded: Encoded) -> dict[str, Any]:
 
 def _told(report: Mapping[str, Any], damaged: Sequence[str], folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Print what was done, and return it."""
-    if len(damaged) > SHOWN:
-        write_text(folder / DAMAGED, "".join(f"{reason}\n" for reason in damaged))
     if not quiet:
         known = f", {report['already_there']:,} already there" if report.get("already_there") else ""
         resumed = f", {report['resumed']:,} of them before a stop" if report["resumed"] else ""
         sound = report["images"] - len(damaged)
         print(f"{folder}: {report['count']:,} items; {sound:,} images encoded{resumed}{known}")
-        if damaged:
-            print(f"{len(damaged)} damaged images left out:", *damaged[:SHOWN], sep="\n  ")
-            if len(damaged) > SHOWN:
-                print(f"  ... and {len(damaged) - SHOWN} more; all are in {folder / DAMAGED}")
+        print_damaged(folder, damaged)
     return dict(report)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError, DataError
 from saat.index.content import IndexContent
 from saat.index.storage import check_new, create_index, read_index
+from saat.recipes.damaged import DAMAGED
 from saat.recipes.encoder import WORK
-from saat.recipes.index import DAMAGED
 from saat.runtime import progress, write_text
 
 

@@ -1,0 +1,39 @@
+"""The images that an index lacks because they are damaged: printed, and named in a file beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from saat.index.lock import locked
+from saat.runtime import write_text
+
+DAMAGED = "damaged.txt"
+SHOWN = 20  # that are printed
+
+
+def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> None:
+    """Bring the file up to date: what it says of images that were tried now is replaced. No image left, no file.
+
+    Args:
+        folder: of the index.
+        damaged: "path: reason" of each image that is left out.
+        tried: paths of all images of this run.
+    """
+    file, paths = folder / DAMAGED, set(tried)
+    with locked(folder):
+        before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = [line for line in before if not any(line[: end.start()] in paths for end in re.finditer(": ", line))]
+        if lines or damaged:
+            write_text(file, "".join(f"{line}\n" for line in (*lines, *damaged)))
+        else:
+            file.unlink(missing_ok=True)
+
+
+def print_damaged(folder: Path, damaged: Sequence[str]) -> None:
+    """Print the images that were left out, "path: reason" each; of many the first, and where all are."""
+    if damaged:
+        print(f"{len(damaged)} damaged images left out:", *damaged[:SHOWN], sep="\n  ")
+    if len(damaged) > SHOWN:
+        print(f"  ... and {len(damaged) - SHOWN} more; all are in {folder / DAMAGED}")
