@@ -167,7 +167,7 @@ def build_tables(packed: NDArray[np.uint8]) -> Tables:
 def grouped(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Groups | None]:
     """Return the distinct codes (D, K/8), with the rows of each, or, where hardly any repeat, the codes as they are.
 
-    Those of a trained model repeat: at 10^7 images of 32 bits a code has four, and near a query many more.
+    Those of a trained model repeat, near a query most of all.
 
     >>> codes, groups = grouped(np.array([[5], [3], [5]], np.uint8))
     >>> codes.tolist(), groups.starts.tolist(), groups.rows.tolist()

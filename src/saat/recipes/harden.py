@@ -14,7 +14,7 @@ from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
-from saat.data.catalog import DataOptions, read_collection
+from saat.data.catalog import DataOptions
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, DefenseOptions
 from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
@@ -31,8 +31,8 @@ from saat.models.checkpoint import (
     save_checkpoint,
     weights_checksum,
 )
-from saat.models.hash_model import HashModel, encode_logits, import_model
-from saat.recipes.subject import other_splits, splits_of
+from saat.models.hash_model import HashModel, encode_logits
+from saat.recipes.subject import check_given, load_own, other_splits, splits_of
 from saat.recipes.tables import print_metrics
 from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
 from saat.runtime import RunOptions, make_folder
@@ -95,8 +95,7 @@ class HardenConfig(RunOptions):
             raise ArgumentError(f"`robustness` is at most {most}; got {self.robustness:g}")
         for name in ("step_size", "noise", "adversarial_weight", "quantization_weight"):
             check_at_least(name, getattr(self, name), 0.0)
-        if self.checkpoint is None and self.model is None:
-            raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
+        check_given(self.checkpoint, self.model)
         if self.checkpoint is not None and self.out.resolve() == self.checkpoint.resolve():
             raise ArgumentError(
                 f"`out` is another folder than `checkpoint`, which stays as it is; got {self.out} twice"
@@ -109,8 +108,7 @@ def harden(config: HardenConfig) -> Card:
     """Harden by `config`; write weights, card and log to `config.out`, and return the card."""
     device = config.start()
     make_folder(config.out)
-    model, parent = load_parent(config)
-    splits, parent = splits_and_card(config, model, parent)
+    model, splits, parent = load_parent(config)
     model = model.to(device)
     kept = kept_model(config, model, parent)
     database_model = kept[0] if kept else None
@@ -153,34 +151,28 @@ def harden(config: HardenConfig) -> Card:
     return card
 
 
-def load_parent(config: HardenConfig) -> tuple[HashModel, Card]:
-    """Return the model to harden, and its card; that of one's own factory knows neither data nor training yet."""
-    if config.checkpoint is not None:
-        return load_checkpoint(config.checkpoint, model_factory=config.model)
-    assert config.model is not None  # as __post_init__ has seen to
-    image_size = read_collection(config.data or DataOptions()).image_size
-    model = import_model(config.model, image_size=image_size).eval()
-    card = Card(
-        backbone=config.model,
-        weights="own",
-        code_length=model.code_length,
-        image_size=image_size,
-        loss=TrainConfig.loss,
-        data={},
-        manifest={},
-        training={"seconds": 0.0, "fit": {"epochs": 0}},  # none by saat
-    )
-    return model, card
-
-
-def splits_and_card(config: HardenConfig, model: HashModel, parent: Card) -> tuple[Splits, Card]:
-    """Return the splits, those of the parent's card unless others are given, and the card with what it says of them."""
-    if config.data is None and config.checkpoint is not None:
-        return splits_of(parent, config.checkpoint, quiet=config.quiet), parent
-    data = config.data or DataOptions()
-    splits = other_splits(data, model, quiet=config.quiet)
+def load_parent(config: HardenConfig) -> tuple[HashModel, Splits, Card]:
+    """Return the model to harden, what it is hardened on, and its card with what it says of that."""
+    if config.checkpoint is None:
+        model, splits, data = load_own(config.model or "", config.data, quiet=config.quiet)
+        card = Card(
+            backbone=config.model or "",
+            weights="own",
+            code_length=model.code_length,
+            image_size=splits.train.images.shape[-1],
+            loss=TrainConfig.loss,
+            data=data_values(data),
+            manifest=splits.manifest(),
+            training={"seconds": 0.0, "fit": {"epochs": 0}},  # none by saat
+        )
+        return model, splits, card
+    model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)
+    if config.data is None:
+        return model, splits_of(parent, config.checkpoint, quiet=config.quiet), parent
+    splits = other_splits(config.data, model, quiet=config.quiet)
     size = splits.train.images.shape[-1]
-    return splits, replace(parent, data=data_values(data), manifest=splits.manifest(), image_size=size)
+    card = replace(parent, data=data_values(config.data), manifest=splits.manifest(), image_size=size)
+    return model, splits, card
 
 
 def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:

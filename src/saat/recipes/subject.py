@@ -76,15 +76,11 @@ def load_subject(
         ArgumentError: neither checkpoint nor model is given.
         DataError: the data of the card has changed since.
     """
+    check_given(checkpoint, model)
     if checkpoint is None:
-        if model is None:
-            raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
-        options = data or DataOptions()
-        collection = read_collection(options)
-        own = import_model(model, image_size=collection.image_size)
-        splits = decode_splits(collection, options, quiet=quiet)
+        own, splits, options = load_own(model or "", data, quiet=quiet)
         about = {"checkpoint": None, "backbone": model, "code_length": own.code_length, "defense": None}
-        own = own.to(device).eval()
+        own = own.to(device)
         return Subject(own, splits, options, about, own, data_given=data is not None)
     hash_model, card = load_checkpoint(checkpoint, model_factory=model)
     database_model = load_database_model(checkpoint, hash_model, card, model_factory=model)
@@ -105,6 +101,30 @@ def load_subject(
     }
     hash_model = hash_model.to(device)
     return Subject(hash_model, splits, options, about, database_model.to(device), data_given=data is not None)
+
+
+def check_given(checkpoint: Path | None, model: str | None) -> None:
+    """Raise where there is nothing to load.
+
+    Raises:
+        ArgumentError: neither checkpoint nor model is given.
+    """
+    if checkpoint is None and model is None:
+        raise ArgumentError("give `checkpoint`, a folder that train or harden wrote, or `model`, your own factory")
+
+
+def load_own(model: str, data: DataOptions | None, *, quiet: bool) -> tuple[HashModel, Splits, DataOptions]:
+    """Return a model of the user's own, `package.module:factory`, in eval mode, with its splits and their options.
+
+    Raises:
+        ArgumentError: the model cannot be built, or does not take images of this size; or a split is larger than what
+            there is.
+        DataError: the set cannot be read.
+    """
+    options = data or DataOptions()
+    collection = read_collection(options)
+    own = import_model(model, image_size=collection.image_size).eval()
+    return own, decode_splits(collection, options, quiet=quiet), options
 
 
 def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
