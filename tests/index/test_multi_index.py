@@ -58,7 +58,7 @@ def test_tables_and_comparing_all_find_each_once(seed: int, count: int, width: i
 @pytest.mark.parametrize("width", [3, 4, 8, 16])
 def test_many_are_found_in_order(width: int) -> None:
     """Spans of many codes, each of many rows where the codes repeat."""
-    packed = few_distinct(width, 40_000, width, noise=0.02)
+    packed = few_distinct(width, 70_000, width, noise=0.02)  # rows of three digits
     query, radius, tables = packed[9].copy(), 2 * width, build_tables(packed)
     distances, rows = near_among_all(query, packed, radius)
     assert len(rows) > 10_000

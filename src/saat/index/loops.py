@@ -168,37 +168,6 @@ def sift(
 
 
 @compiled
-def count_rows(found: Numbers, place_bits: np.uint64, starts: NDArray[np.uint32]) -> np.uint64:
-    """Return how many rows the codes of numbers of `sift` (M,) have; see `Groups`."""
-    rows, place_of = _ZERO, (_ONE << place_bits) - _ONE
-    for each in range(np.uint64(len(found))):
-        code = found[each] & place_of
-        rows += np.uint64(starts[code + _ONE] - starts[code])
-    return rows
-
-
-@compiled
-def expand(
-    found: Numbers, place_bits: np.uint64, starts: NDArray[np.uint32], rows: NDArray[np.uint32], expanded: Numbers
-) -> None:
-    """Write the rows of each code, with its distance.
-
-    Args:
-        found: distances and codes, numbers of `sift`, (M,).
-        place_bits: of a number that any code and any row fits in.
-        starts: see `Groups`.
-        rows: see `Groups`.
-        expanded: where to write distances and rows, as many as `count_rows` says.
-    """
-    written, place_of = _ZERO, (_ONE << place_bits) - _ONE
-    for each in range(np.uint64(len(found))):
-        code, distance = found[each] & place_of, found[each] & ~place_of
-        for place in range(np.uint64(starts[code]), np.uint64(starts[code + _ONE])):
-            expanded[written] = distance | np.uint64(rows[place])
-            written += _ONE
-
-
-@compiled
 def _distance(codes: Words, code: Place, query: Words) -> Any:
     distance = count_bits(np.uint64(codes[code, 0] ^ query[0]))
     if len(query) > 1:  # apart from the loop, which costs as much as half the codes of two words

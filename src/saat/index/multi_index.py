@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from saat.index.flat import RangeIndex, distances_to, nearest_rows, words_of
 from saat.index.loops import sift
-from saat.index.tables import Found, Tables, build_tables, empty_numbers, ordered
+from saat.index.ordering import split_by_distance
+from saat.index.tables import Found, Tables, build_tables, empty_numbers
 
 
 class MultiIndex(RangeIndex):
@@ -79,8 +80,10 @@ def near_among_all(query: NDArray[np.uint8], packed: NDArray[np.uint8], radius: 
     >>> near_among_all(np.array([3], np.uint8), np.array([[0], [7], [1], [8]], np.uint8), 2)
     (array([1, 1, 2], dtype=int32), array([1, 2, 0]))
     """
-    place_bits = len(packed).bit_length()
-    found = empty_numbers(len(packed), place_bits, radius)
+    place_bits = np.uint64(len(packed).bit_length())
+    found = empty_numbers(len(packed), int(place_bits), radius)
     start, end = np.uint64(0), np.uint64(len(packed))
-    near = sift(words_of(packed), start, end, words_of(query), radius, np.uint64(place_bits), found, start)
-    return ordered(found[:near], place_bits)
+    near = sift(words_of(packed), start, end, words_of(query), radius, place_bits, found, start)
+    rows = np.empty(near, np.int64)
+    limits = split_by_distance(found[:near], place_bits, radius, rows)  # which are ascending already
+    return np.repeat(np.arange(radius + 1, dtype=np.int32), np.diff(limits)), rows

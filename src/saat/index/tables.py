@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saat.index.flat import words_of
-from saat.index.loops import Numbers, Words, count_rows, expand, fill_table, find_spans, keep_near
+from saat.index.loops import Numbers, Words, fill_table, find_spans, keep_near
+from saat.index.ordering import count_rows, split_by_distance, write_rows
 
 Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 """Distances and rows (M,), by distance, then by row."""
@@ -110,27 +111,19 @@ class Tables:
         found, bits = empty_numbers(candidates, place_bits, radius), np.uint64(place_bits)
         held, probing, asked = (self.codes, self.numbers, self.in_order), (spans, probed.pieces), words_of(query)
         found = found[: keep_near(*held, *probing, asked, self.parts, probed.flips, radius, bits, found)]
-        if self.groups is not None:
-            codes, starts = found, self.groups.starts
-            found = empty_numbers(int(count_rows(codes, bits, starts)), place_bits, radius)
-            expand(codes, bits, starts, self.groups.rows, found)
-        return ordered(found, place_bits)
+        codes = np.empty(len(found), np.uint32)
+        limits, no_rows = split_by_distance(found, bits, radius, codes), np.empty(0, np.uint32)
+        starts, rows = (no_rows, no_rows) if self.groups is None else (self.groups.starts, self.groups.rows)
+        count = len(codes) if self.groups is None else int(count_rows(codes, starts))
+        distances, ordered = np.empty(count, np.int32), np.empty(count, np.int64)
+        row_bits, scratch = (self.count - 1).bit_length(), np.empty((2, count), np.uint32)
+        write_rows(codes, limits, starts, rows, row_bits, scratch, distances, ordered)
+        return distances, ordered
 
 
 def empty_numbers(count: int, place_bits: int, radius: int) -> Numbers:
     """Return room for so many numbers of `sift`, of distances up to `radius`."""
     return np.empty(count, np.uint32 if place_bits + radius.bit_length() <= 32 else np.uint64)
-
-
-def ordered(found: Numbers, place_bits: int) -> Found:
-    """Return distances and rows of numbers of `sift` (M,), which are sorted here.
-
-    >>> ordered(np.array([0b1_10, 0b0_11, 0b1_01], np.uint32), 2)
-    (array([0, 1, 1], dtype=int32), array([3, 1, 2]))
-    """
-    found.sort()
-    kind = found.dtype.type
-    return (found >> kind(place_bits)).astype(np.int32), (found & kind((1 << place_bits) - 1)).astype(np.int64)
 
 
 def build_tables(packed: NDArray[np.uint8]) -> Tables:
