@@ -3,8 +3,9 @@
 python benchmarks/bench_ablation.py [--runs "query-side, no average" ...] [--seeds 0] [--quick]
 
 Every training has about the same time: SAAT 8 epochs of 7 steps, query-side training the epochs of its preset, and
-fewer with more steps. The worst case is that of the suite `fast`. Starts from the plain models that bench_cifar10.py
-trained. One result file a run, results/ablation/, so that the table grows over days; a run that was stopped goes on.
+fewer with more steps or images, more with fewer. The worst case is that of the suite `fast`. Starts from the plain
+models that bench_cifar10.py trained. One result file a run, results/ablation/, so that the table grows over days; a run
+that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "saat, averaged": SAAT | {"fit": replace(SAAT["fit"], average=WHOLE_FIT.average)},
     "saat, one-cycle": SAAT
     | {"fit": replace(SAAT["fit"], batch_size=128, learning_rate=0.4, weight_decay=5e-4, schedule="one-cycle")},
+    "saat, margin": SAAT | {"objective": "margin"},
+    "saat, carried": SAAT | {"carry": True, "steps": 2, "step_size": 6 / 255, "fit": replace(SAAT["fit"], epochs=18)},
+    "saat, unlabeled": SAAT | {"unlabeled": True, "fit": replace(SAAT["fit"], epochs=2)},
+    "distill": DEFENSES["distill"],
     "query-side": WHOLE,
     "query-side, no augmentation": WHOLE | {"fit": replace(WHOLE_FIT, augment=False)},
     "query-side, no average": WHOLE | {"fit": replace(WHOLE_FIT, average=0.0)},
@@ -46,6 +51,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "query-side, 2 steps": WHOLE | {"steps": 2, "step_size": 6 / 255, "fit": replace(WHOLE_FIT, epochs=27)},
     "query-side, 7 steps": WHOLE | {"steps": 7, "step_size": 2.5 / 255, "fit": replace(WHOLE_FIT, epochs=10)},
     "query-side, weight perturbation": WHOLE | {"fit": replace(WHOLE_FIT, epochs=27)},
+    "query-side, carried": WHOLE | {"carry": True},
     "query-side, growing radius": WHOLE,
     "query-side, early stopping": WHOLE,
 }
