@@ -214,9 +214,10 @@ def update_index(
     read_manifest(folder)
     with locked(folder):
         present = known if known is not None and known[0] == read_manifest(folder) else read_state(folder)
-        content = change(present[1])
+        content, ids = change(present[1]), present[1].ids
         manifest = _write(folder, content, before=present[0])
-        sweep_uploads(folder, content.metadata)
+        if not np.array_equal(content.ids[: len(ids)], ids):  # else all items stayed, and so do their uploads
+            sweep_uploads(folder, content.metadata)
         return manifest
 
 
