@@ -91,6 +91,7 @@ def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: boo
         "worst_case_map_interval": report["attacked"]["map_interval"],
         "members": {member: value["map"] for member, value in report["attack"]["members"].items()},
         "train_seconds": card.training["seconds"] if card.defense else 0.0,
+        "train_model_evaluations": card.training["model_evaluations"] if card.defense else 0,
         "flags": [flag["name"] for flag in report["flags"]],
     }
     path = RESULTS / "defenses" / f"{dataset}-{name}-seed{seed}.json"

@@ -83,6 +83,7 @@ def run_protocol(protocol: Protocol, *, seed: int, work: Path) -> dict[str, Any]
     result: dict[str, Any] = heading() | {
         "data": {key: value for key, value in cards["plain"].manifest.items() if key in ("sizes", "checksums")},
         "train_seconds": {name: card.training["seconds"] for name, card in cards.items()},
+        "train_model_evaluations": {name: card.training["model_evaluations"] for name, card in cards.items()},
         "rows": [],
     }
     for model in cards:

@@ -25,7 +25,8 @@ DEFENSES = (
 DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
 `kept` is the share of the gap between clean and chance that is left in the worst case. Seconds are wall time of a
-machine that had other work: for the cost see below."""
+machine that had other work: for the cost see below. `evaluations` counts, in thousands, images that went through the
+model in training, those of the inner attack included."""
 REMARKS = {
     "saat, as released": "`saat, as released` has no momentum.",
     "saat": "`saat` has momentum 0.9.",
@@ -41,7 +42,8 @@ how low a strong attack goes. The images made on another model come from MI-FGSM
 on that of SAAT."""
 ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
-same time of training. The worst case is that of the suite `fast`. What is not in the table has not been measured:
+same time of training: `evaluations` counts, in thousands, images that went through the model. The worst case is that
+of the suite `fast`. What is not in the table has not been measured:
 `bench_ablation.py --help` has all runs."""
 OTHER_PARENT = "\\* from another plain model than `query-side`, trained anew by the same protocol; these differ too."
 CURVE_NOTE = """\
@@ -79,9 +81,11 @@ def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
                     *(spread([row[key] for row in same], 3) for key in keys),
                     spread(kept, 2) if kept else "",
                     spread([row["train_seconds"] for row in same], 0),
+                    f"{same[0]['train_model_evaluations'] / 1000:,.0f}",
                 ]
             )
         columns = ("defense", "flags", "seeds", "clean MAP", "SAAT attack", "HAG", "worst case", "kept", "seconds")
+        columns = (*columns, "evaluations")
         remarks = [
             DEFENSE_NOTE.format(f"{rows[0]['chance_map']:.3f}"),
             *(REMARKS[name] for name in REMARKS if name in names),
@@ -160,8 +164,9 @@ def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
         flags = ", ".join(sorted({flag for row in same for flag in row["flags"]}))
         keys = ("clean_map", "worst_case_map")
         figures = [spread([row[key] for row in same], 3) for key in keys]
-        table.append([name + " \\*" * (name in others), flags, str(len(same)), *figures])
-    columns = ("training", "flags", "seeds", "clean MAP", "worst case")
+        evaluations = f"{same[0]['train_model_evaluations'] / 1000:,.0f}"
+        table.append([name + " \\*" * (name in others), flags, str(len(same)), *figures, evaluations])
+    columns = ("training", "flags", "seeds", "clean MAP", "worst case", "evaluations")
     parts = [ABLATION_NOTE, markdown(columns, table, text_columns=2), *[OTHER_PARENT] * bool(others)]
     return ["\n\n".join(["## What each ingredient is worth", *parts]) + "\n"]
 

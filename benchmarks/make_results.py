@@ -93,7 +93,8 @@ def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, A
             maps = {"paper_attack_map": "saat-paper", "hag_map": "hag", "worst_case_map": "suite standard"}
             row = shared | {"defense": names.get((suite["dataset"], model), "undefended")}
             row |= {key: rows[attack]["map"] for key, attack in maps.items()}
-            found.append(row | {"train_seconds": result["train_seconds"][model] if model == "hardened" else 0.0})
+            costs = ("train_seconds", "train_model_evaluations")
+            found.append(row | {cost: result[cost][model] if model == "hardened" else 0 for cost in costs})
     return found
 
 

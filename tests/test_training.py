@@ -9,7 +9,7 @@ from torch import nn
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, SaatError
 from saat.losses.catalog import build_loss
-from saat.training import SCHEDULES, FitOptions, HashingStep, WeightAverage, fit
+from saat.training import SCHEDULES, FitOptions, HashingStep, WeightAverage, cost_of, fit
 from saat.types import Batch, StepOutput
 
 ITEMS = 10
@@ -93,6 +93,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(average, stop, tmp_path):
     state = resumed.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
     assert [row["hashing"] for row in again] == [row["hashing"] for row in history]
+    assert cost_of(again)["model_evaluations"] == 2 * ITEMS
     assert not whole.training
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,15 @@ class FitOptions:
         check_choice("schedule", self.schedule, SCHEDULES)
         if not 0.0 <= self.average < 1.0:
             raise ArgumentError(f"`average` is a share, at least 0 and below 1; got {self.average}")
+
+
+def cost_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return what a training took: seconds, and images that went through the model.
+
+    >>> cost_of([{"seconds": 2.0, "model_evaluations": 100}, {"seconds": 1.5, "model_evaluations": 100}])
+    {'seconds': 3.5, 'model_evaluations': 200}
+    """
+    return {name: sum(row[name] for row in history) for name in ("seconds", "model_evaluations")}
 
 
 class WeightAverage:
@@ -141,7 +150,8 @@ def fit(
         quiet: show no bar.
 
     Returns:
-        One row an epoch: epoch, seconds, images_per_second, learning_rate and the mean of each part of the loss.
+        One row an epoch: epoch, seconds, images_per_second, learning_rate, model_evaluations (images that went through
+        the model, those of attacks included) and the mean of each part of the loss.
 
     Raises:
         CheckpointError: the resume state is damaged or of another run.
@@ -160,12 +170,19 @@ def fit(
     finite = [name for name, value in model.state_dict().items() if bool(torch.isfinite(value).all())]
     history = _resume(folder / STATE_FILE, run, model, optimizer, step, average)
     steps = count_batches(len(split), options.batch_size)
+    evaluations = 0
+
+    def count(*call: Any) -> None:
+        nonlocal evaluations
+        evaluations += len(call[-1])
+
+    counting = model.register_forward_hook(count)
     bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
     bar.update(len(history) * steps)
     for epoch in range(len(history), options.epochs):
         torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout draws from the global generator
         model.train()
-        began, totals = time.perf_counter(), dict[str, float]()
+        began, totals, evaluations = time.perf_counter(), dict[str, float](), 0
         generator = make_generator(seed, "order", epoch)
         train = batches(split, options.batch_size, device=device, generator=generator, augment=options.augment)
         for number, batch in enumerate(train):
@@ -180,10 +197,11 @@ def fit(
             bar.update()
         seconds = time.perf_counter() - began
         row = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": len(split) / seconds, "learning_rate": rate}
-        history.append(row | totals)
+        history.append(row | {"model_evaluations": evaluations} | totals)
         bar.set_postfix({name: f"{value:.3g}" for name, value in totals.items()})
         _save(folder, run, model, optimizer, step, average, history)
     bar.close()
+    counting.remove()
     if average is not None:
         model.load_state_dict(average.state)
     broken = [name for name in finite if not bool(torch.isfinite(model.state_dict()[name]).all())]

@@ -37,6 +37,10 @@ def rows(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
 
 
+PASSES = {"pgd-at": 2, "distill": 2, "query-side": 1}
+"""Of each image beside the steps of its attack: attacked in train mode, clean before the attack, and in train mode."""
+
+
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_writes_a_hardened_checkpoint(name: str, tiny: Path, tmp_path: Path) -> None:
     assert main(["harden", f"--checkpoint={tiny}", f"--out={tmp_path}", f"--defense={name}", *QUICK]) == 0
@@ -47,6 +51,8 @@ def test_every_defense_writes_a_hardened_checkpoint(name: str, tiny: Path, tmp_p
     assert before.keys() == after.keys()
     assert not torch.equal(before["hash_layer.weight"], after["hash_layer.weight"])
     assert len(rows(tmp_path)) == 1
+    images = card["manifest"]["sizes"]["train"]
+    assert card["training"]["model_evaluations"] == images * (2 + PASSES.get(name, 3))
 
 
 def test_unlabeled_database_images_join_with_pseudo_labels_only(

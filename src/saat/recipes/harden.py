@@ -36,7 +36,7 @@ from saat.recipes.subject import check_given, load_own, other_splits, splits_of
 from saat.recipes.tables import print_metrics
 from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
 from saat.runtime import RunOptions, make_folder
-from saat.training import FitOptions, fit
+from saat.training import FitOptions, cost_of, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def harden(config: HardenConfig) -> Card:
     )
     model.mirror = config.mirror
     metrics = measure(model, splits, database_model=database_model, quiet=config.quiet)
-    training = run | {"seconds": sum(row["seconds"] for row in history)}
+    training = run | cost_of(history)
     card = replace(
         parent,
         training=training,
@@ -163,7 +163,7 @@ def load_parent(config: HardenConfig) -> tuple[HashModel, Splits, Card]:
             loss=TrainConfig.loss,
             data=data_values(data),
             manifest=splits.manifest(),
-            training={"seconds": 0.0, "fit": {"epochs": 0}},  # none by saat
+            training=cost_of([]) | {"fit": {"epochs": 0}},  # none by saat
         )
         return model, splits, card
     model, parent = load_checkpoint(config.checkpoint, model_factory=config.model)

@@ -25,7 +25,7 @@ from saat.models.checkpoint import Card, save_checkpoint
 from saat.models.hash_model import HashModel, build_model, check_image_size, encode_logits, import_model
 from saat.recipes.tables import print_metrics
 from saat.runtime import RunOptions, make_folder, write_text
-from saat.training import FitOptions, HashingStep, fit
+from saat.training import FitOptions, HashingStep, cost_of, fit
 
 CODE_LENGTH = 32  # bits, if none are asked for
 
@@ -102,7 +102,7 @@ def train(config: TrainConfig) -> Card:
         loss=config.loss,
         data=data_values(config.data),
         manifest=manifest,
-        training={"seed": config.seed, "fit": run["fit"], "seconds": sum(row["seconds"] for row in history)},
+        training={"seed": config.seed, "fit": run["fit"]} | cost_of(history),
         metrics=metrics_of_card(metrics),
         versions=versions(),
     )
