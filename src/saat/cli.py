@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     words = " ".join(typed[:2]) if grouped else typed[0]
     if words not in COMMANDS:
-        print(f"saat: no command {words!r}\n\n{usage(group if grouped else '')}", file=sys.stderr)
+        wrong = f"{words!r} is a group of commands; give one of them" if f"{words} " == group and grouped else ""
+        print(f"saat: {wrong or f'no command {words!r}'}\n\n{usage(group if grouped else '')}", file=sys.stderr)
         return 2
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that `--model mine:factory` finds mine.py in the folder where the user stands

@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from saat.errors import ArgumentError
+from saat.help_text import HelpFormatter
 from saat.index.address import check_no_address
 from saat.models.checkpoint import CARD_FILE, read_card
 from saat.shorthand import FRACTION, divide, spelled_out
@@ -108,7 +109,7 @@ def make_parser(preset: str | None, words: str, command: Command) -> Parser:
     if command.places:
         short = " ".join(name.upper() for name in command.places)
         about += f" `saat {words} {short}` is short for {' and '.join(f'--{name}' for name in command.places)}."
-    parser = Parser(prog=f"saat {words}", description=about)
+    parser = Parser(prog=f"saat {words}", description=about, formatter_class=HelpFormatter)
     parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
     if command.presets:
         names = ", ".join(command.presets)

@@ -49,7 +49,7 @@ def test_mistakes_get_an_answer(
         (["index", "remove", f"--index={built}", "--ids=-1"], "`ids` are at least 0"),
         (["index", "push", f"--index={built}", "--to=photos"], "found no ://"),
         (["index", "frobnicate"], "no command 'index frobnicate'"),
-        (["index"], "no command 'index'"),
+        (["index"], "'index' is a group of commands; give one of them"),
         (["search", f"--index={built}", f"--image={photos / 'no.png'}"], "No such file"),
         (["search", f"--index={built}", f"--image={photos / 'broken.jpg'}"], "broken.jpg: not an image"),
         (["search", f"--index={built}", "--image=x", "--backend=fais"], "did you mean 'faiss'"),

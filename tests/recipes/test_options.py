@@ -192,7 +192,10 @@ def test_help_names_every_option(words: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stopped:
         main([*words.split(), "--help"])
     assert stopped.value.code == 0
-    assert f"saat {words}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"saat {words}" in printed
+    for words_of_python in ("class", "Union[", "Optional[", "type:", "null)", "LIST_OF"):
+        assert words_of_python not in printed.replace("subfolder a class", "")
 
 
 @pytest.mark.parametrize(("group", "count"), [("index", 7), ("data", 2)])
