@@ -171,6 +171,20 @@ def test_noise_that_cannot_be_gets_an_answer(capsys: pytest.CaptureFixture[str])
     assert "`carry` is of the inner attack, and `noise` takes its place" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--defense=query-side --objective=margin",
+        "--preset=query-side --adversarial_weight=2",
+        "--defense=cgat --quantization_weight=0.1",
+        "--preset=trades --defense=distill",  # whose weight is that of the preset
+    ],
+)
+def test_a_setting_without_effect_gets_an_answer(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harden", "--checkpoint=x", "--out=y", *words.split()]) == 2
+    assert "has no effect on" in capsys.readouterr().err
+
+
 def test_an_unknown_defense_gets_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["harden", "--checkpoint=x", "--out=y", "--defense=pgd"]) == 2
     assert "`defense` is one of" in capsys.readouterr().err

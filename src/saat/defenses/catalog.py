@@ -136,3 +136,14 @@ QUERY_SIDE = ("query-side",)
 """Defenses of the model for queries only; the database keeps the codes of the model before hardening."""
 LABEL_FREE = ("distill", "trades")
 """Defenses that learn from images without a label, too."""
+_WEIGHTS = ("adversarial_weight", "quantization_weight")
+UNREAD: Mapping[str, tuple[str, ...]] = {
+    "cgat": ("quantization_weight",),
+    "cgat-mean": ("quantization_weight",),
+    "atrdh": ("quantization_weight",),
+    "pgd-at": _WEIGHTS,
+    "trades": ("quantization_weight",),
+    "distill": _WEIGHTS,
+    "query-side": ("objective", *_WEIGHTS),
+}
+"""Settings that a defense has no use for."""

@@ -16,7 +16,7 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.data.splits import ImageSplit, Splits
-from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, DefenseOptions
+from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, UNREAD, DefenseOptions
 from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
 from saat.errors import ArgumentError, check_at_least, check_choice
@@ -95,6 +95,10 @@ class HardenConfig(RunOptions):
             raise ArgumentError(f"`robustness` is at most {most}; got {self.robustness:g}")
         for name in ("step_size", "noise", "adversarial_weight", "quantization_weight"):
             check_at_least(name, getattr(self, name), 0.0)
+        for name in UNREAD.get(self.defense, ()):
+            value, default = getattr(self, name), getattr(HardenConfig, name)
+            if value != default:
+                raise ArgumentError(f"`{name}` has no effect on {self.defense}, and stays {default}; got {value}")
         check_given(self.checkpoint, self.model)
         if self.checkpoint is not None and self.out.resolve() == self.checkpoint.resolve():
             raise ArgumentError(
