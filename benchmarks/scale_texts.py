@@ -58,9 +58,7 @@ the two, whatever its name, and so is `multi_index_over_flat_...`, the least of 
 {table}
 
 Where a ball holds much of the database, every method must at least write down what it finds, and soon all codes are
-compared. Codes of a trained model lie closer than random ones, so measure with yours. They repeat, too: since these
-figures were measured, a code that several images share is looked at once and what is found is sorted by counting, which
-serves trained codes of 32 bits most.
+compared. Codes of a trained model lie closer than random ones, so measure with yours.
 """
 PROCESS = """\
 The process itself is not in the table: `saat serve` with its libraries, a small model and an index of {items:,} images
