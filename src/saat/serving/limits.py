@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +42,7 @@ class Limits:
     Args:
         body: bytes of a request, counted as they come.
         seconds: that a request may take, its upload included.
-        rate: requests a second of one client, with twice as many at once; 0 is no limit.
+        rate: requests a second of one client, of IPv6 one /64 network, with twice as many at once; 0 is no limit.
         room: searches underway at a time; one more is told to come again.
     """
 
@@ -81,6 +82,22 @@ class TokenBuckets:
         if len(self._buckets) > CLIENTS:
             self._buckets.popitem(last=False)
         return wait
+
+
+def client_of(scope: Scope) -> str:
+    """Return whose rate a request counts toward: an address, of IPv6 the network, for each host has all of its own.
+
+    >>> client_of({"client": ("2001:db8::1:2:3", 5000)}), client_of({"client": ("10.0.0.7", 5000)}), client_of({})
+    ('2001:db8::/64', '10.0.0.7', '')
+    """
+    address = scope["client"][0] if scope.get("client") else ""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return str(address)
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
+    return str(parsed)
 
 
 class Guard:
@@ -148,7 +165,7 @@ class Guard:
             return 503, "too many requests are underway; come again", {"retry-after": "1"}
         if self._local and not _is_local(headers):
             return 403, "this service answers only this machine, under its own names", {}
-        wait = self._buckets.take(scope["client"][0] if scope.get("client") else "")
+        wait = self._buckets.take(client_of(scope))
         if wait:
             text = f"at most {self._limits.rate:g} requests a second"
             return 429, text, {"retry-after": str(int(wait) + 1)}
