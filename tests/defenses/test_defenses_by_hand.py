@@ -129,7 +129,8 @@ def test_query_side_training_knows_no_center_of_a_label_that_no_item_has():
 
 
 def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
-    step = AtrdhStep(csq(), attack(), prototypes=torch.tensor([[1, 1]]), labels=LABELS, adversarial_weight=2.0)
+    step = AtrdhStep(csq(), attack(), prototypes=torch.tensor([[1, 1]]), bank=bank(), adversarial_weight=2.0)
+    assert step.memory.tolist() == [[1.0, 1.0]]  # the code before hardening, until the item is visited
     output = step(TwoBits(), BATCH)
     # Toward (1, 1): logits (1.5, -0.5). The memory holds the clean code tanh (1, -1); an item is similar to itself.
     agreement = math.tanh(1.0) * (math.tanh(1.5) + math.tanh(0.5)) / 2.0
@@ -141,7 +142,7 @@ def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
 
 def test_atrdh_draws_every_prototype_and_another_one_each_time():
     prototypes = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])
-    step = AtrdhStep(csq(), attack(), prototypes=prototypes, labels=LABELS)
+    step = AtrdhStep(csq(), attack(), prototypes=prototypes, bank=bank())
     drawn = step._targets(100)
     assert len(torch.unique(drawn, dim=0)) == 4
     assert torch.equal(step._targets(100), drawn)
@@ -187,7 +188,9 @@ def test_cgat_weighs_by_jaccard_as_written_and_counts_alike_as_released():
 
 def test_cgat_has_no_quantization_term_and_saat_has_one():
     both = {name: DEFENSES[name](options(bank()))(TwoBits(), BATCH) for name in ("saat", "cgat")}
-    # Single labels: mainstay and center codes agree, so all else is equal. The adversarial code is tanh (0.5, -0.5).
-    assert both["cgat"].loss.item() == pytest.approx(cross_entropy(1.0, 1.0) - math.tanh(0.5))
-    quantization = (1.0 - math.tanh(0.5)) ** 2
+    # Single labels: mainstay and center codes agree, so all else is equal. The attack leaves (1, 1), the bank's code of
+    # before: the adversarial code is tanh (0.5, -1.5). It is held to (1, -1), that of the clean image.
+    alignment = -(math.tanh(0.5) + math.tanh(1.5)) / 2.0
+    assert both["cgat"].loss.item() == pytest.approx(cross_entropy(1.0, 1.0) + alignment)
+    quantization = ((1.0 - math.tanh(0.5)) ** 2 + (1.0 - math.tanh(1.5)) ** 2) / 2.0
     assert (both["saat"].loss - both["cgat"].loss).item() == pytest.approx(quantization, rel=1e-5)

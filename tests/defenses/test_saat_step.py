@@ -58,10 +58,11 @@ def test_only_the_clean_and_the_adversarial_pass_move_the_batch_statistics(model
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_new_clean_codes_are_in_the_bank_before_its_mainstay_codes(model):
+def test_new_clean_codes_are_in_the_bank_before_the_mainstay_codes_of_the_loss(model):
     step = make_step(adversarial_weight=1.0)
     before = step.bank.codes.clone()
-    output = step(model.eval(), batch())
+    step(model.eval(), batch())
+    output = step(model, batch())  # whose inner attack has the codes of now, too
     others = [row for row in range(ITEMS) if row not in ROWS]
     assert torch.equal(step.bank.codes[ROWS], model.encode(IMAGES[ROWS]))
     assert torch.equal(step.bank.codes[others], before[others])
@@ -121,3 +122,26 @@ def test_terms_worked_by_hand():
     # -(0.5 + 0.25 + 0 - 1) / 4 and (0.25 + 0.5625 + 1 + 0) / 4, with sign(0) = +1.
     assert alignment_loss(relaxed, torch.tensor([[1, -1], [1, -1]])).item() == pytest.approx(0.0625)
     assert quantization_loss(relaxed).item() == pytest.approx(0.453125)
+
+
+def test_the_inner_attack_leaves_the_code_of_before_and_the_loss_holds_to_that_of_now(model, monkeypatch):
+    """As released: the bank takes in the batch's codes between the two."""
+    step, seen = make_step(), []
+    monkeypatch.setattr(step, "goal", lambda *_: seen.append(step.bank.codes.clone()) or (lambda logits: logits.sum(1)))
+    monkeypatch.setattr(
+        step, "semantic_codes", lambda bank, labels: seen.append(bank.codes.clone()) or bank.codes[ROWS]
+    )
+    step(model.train(), batch())
+    before, after = seen
+    assert bool((before == 1).all())
+    assert not bool((after[ROWS] == 1).all())
+
+
+def test_a_memory_begins_with_the_codes_of_the_model_before():
+    codes = torch.ones(ITEMS, CODE_LENGTH, dtype=torch.int8)
+    loss = build_loss("dph", labels=LABELS, code_length=CODE_LENGTH, codes=codes)
+    assert bool((loss.memory == 1.0).all())
+    logits = torch.zeros(4, CODE_LENGTH, requires_grad=True)
+    loss(logits, LABELS[ROWS], ROWS).backward()
+    assert bool(logits.grad.any())  # with a memory of zeros the items not yet visited would not move anything
+    build_loss("csq", labels=LABELS, code_length=CODE_LENGTH, codes=codes)  # has none

@@ -36,6 +36,14 @@ def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_where_no_attacker_does_better_the_standard_attack_is_both(tiny: Path, tmp_path: Path) -> None:
+    words = ["detect", f"--checkpoint={tiny}", f"--out={tmp_path}", "--steps=1", "--epsilon=0.5/255", "--quiet=true"]
+    assert main(words) == 0
+    assert report_of(tmp_path)["adaptive"]["weight"] == 0.0
+    saved = load_file(tmp_path / "attacked.safetensors")
+    assert torch.equal(saved["adaptive"], saved["standard"])
+
+
 def report_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "report.json").read_text()))
 

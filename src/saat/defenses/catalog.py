@@ -82,7 +82,7 @@ def _atrdh(options: DefenseOptions) -> nn.Module:
         options.loss,
         options.inner,
         prototypes=prototype_codes(net, bank.set_labels[has_label(bank.set_labels)]),
-        labels=bank.labels,
+        bank=bank,
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,
         precision=options.precision,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from saat.attacks.goals import CodesGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
+from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes
@@ -23,7 +24,8 @@ class AtrdhStep(nn.Module):
         hashing(clean) + adversarial_weight * mean over (i, j) of (relaxed_adv_i . memory_j / K - similarity_ij)^2
 
     Each image is sent toward the prototype of a label set, drawn at even odds. The memory holds the last relaxed clean
-    code of each train item, zero before its first visit; the similarity is +1 for a shared label and -1 for none.
+    code of each train item, at first its code under the model before hardening; the similarity is +1 for a shared label
+    and -1 for none.
 
     *Differs from the released code*: the prototypes are learned once, from the codes of the model before hardening,
     where that trains their network along with the model; the inner attack runs in eval mode; rows without a label take
@@ -33,7 +35,7 @@ class AtrdhStep(nn.Module):
         loss: the hashing loss that the model was trained with.
         inner: the inner attack.
         prototypes: (U, K) in {-1, +1}, what images are sent toward.
-        labels: (N, C) multi-hot, the labels of the train split.
+        bank: codes and labels of the train split under the model before hardening.
         make_objective: of the inner attack; the paper's is `agreement_objective`.
         adversarial_weight: of the second term; 2 as released.
         precision: of the forward passes; see `runtime.autocast`.
@@ -51,7 +53,7 @@ class AtrdhStep(nn.Module):
         inner: InnerAttack,
         *,
         prototypes: Tensor,
-        labels: Tensor,
+        bank: CodeBank,
         make_objective: MakeObjective = agreement_objective,
         adversarial_weight: float = 2.0,
         precision: str = "float32",
@@ -64,9 +66,9 @@ class AtrdhStep(nn.Module):
         self.adversarial_weight = adversarial_weight
         self.precision, self.seed = precision, seed
         self.register_buffer("prototypes", prototypes)
-        self.register_buffer("labeled", torch.nonzero(has_label(labels)).flatten(), persistent=False)
-        self.register_buffer("labels", labels[self.labeled].float(), persistent=False)  # of these items
-        self.register_buffer("memory", torch.zeros(len(labels), prototypes.shape[1]))
+        self.register_buffer("labeled", torch.nonzero(has_label(bank.labels)).flatten(), persistent=False)
+        self.register_buffer("labels", bank.labels[self.labeled].float(), persistent=False)  # of these items
+        self.register_buffer("memory", bank.codes.float())
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""

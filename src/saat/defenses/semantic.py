@@ -46,10 +46,10 @@ class SaatStep(nn.Module):
     Wang, Lin, Li, *CgAT: Center-Guided Adversarial Training for Deep Hashing-Based Retrieval*, WWW 2023, is the same
     with `center_codes`, an adversarial weight of 1, and no quantization term.
 
-    The bank follows the model: each batch puts its new clean codes there before its semantic codes are computed.
-    *Differs from the papers*: the inner attack runs in eval mode (as every attack of saat), and rows without a label,
-    which have no semantic code, take part in the hashing loss only. CgAT computes the codes for the inner attack before
-    the batch's new codes are in the bank, and those for the loss after it; here both are computed after it.
+    The bank follows the model: each batch puts its new clean codes there, after the semantic codes of the inner attack
+    are computed and before those of the loss, as released. *Differs from the papers*: the inner attack runs in eval
+    mode (as every attack of saat), and rows without a label, which have no semantic code, take part in the hashing loss
+    only.
 
     Args:
         loss: the hashing loss that the model was trained with.
@@ -88,12 +88,14 @@ class SaatStep(nn.Module):
         """Return the loss of `batch`."""
         clean = train_logits(model, batch.images, precision=self.precision)
         hashing = self.loss(clean, batch.labels, batch.indices)
-        self.bank.update_(batch.indices, sign_codes(clean.detach()))
         labeled = has_label(batch.labels)
         if not bool(labeled.any()):
+            self.bank.update_(batch.indices, sign_codes(clean.detach()))
             return StepOutput(hashing, {"hashing": hashing.item()})
         chosen = batch.select(labeled)
-        adversarial = self.inner(model, chosen, self.goal(model, chosen.images, chosen.labels))
+        objective = self.goal(model, chosen.images, chosen.labels)
+        self.bank.update_(batch.indices, sign_codes(clean.detach()))
+        adversarial = self.inner(model, chosen, objective)
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
         alignment = alignment_loss(relaxed, self.semantic_codes(self.bank, chosen.labels))
         quantization = quantization_loss(relaxed)

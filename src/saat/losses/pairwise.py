@@ -34,7 +34,8 @@ class DPHLoss(nn.Module):
     """Deep pairwise hashing as the SAAT and HAG papers train it (their default loss).
 
     Yang, Liu, Deng, Tao, *Adversarial Examples for Hamming Space Search*, IEEE Transactions on Cybernetics 2020.
-    A memory holds the last relaxed code of each train item, zero before its first visit. Items without a label, which
+    A memory holds the last relaxed code of each train item; before its first visit zero, or, in hardening, its code
+    under the model before. Items without a label, which
     would be pushed from everything, themselves included, take no part on either side.
 
     Args:

@@ -133,7 +133,9 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     report = measure(config, subject, detector, clean, attacked) | {"chance_map": found.chance_map}
     best = attacked[report["adaptive"]["weight"]]
     with atomic_write(config.out / "attacked.safetensors") as file:
-        file.write(safetensors.torch.save({"rows": rows, "standard": attacked[0.0].images, "adaptive": best.images}))
+        file.write(
+            safetensors.torch.save({"rows": rows, "standard": attacked[0.0].images, "adaptive": best.images.clone()})
+        )
     curves = {name: report[name]["roc"] for name in ("standard", "adaptive")}
     write_text(config.out / "roc.svg", roc_chart(curves))
     write_text(config.out / "report.json", json.dumps(report, indent=2) + "\n")

@@ -227,7 +227,9 @@ def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBa
         inner = CarriedInnerAttack(attack, items=len(bank), image_size=parent.image_size, seed=config.seed)
     options = DefenseOptions(
         model=model,
-        loss=build_loss(parent.loss, labels=bank.labels.cpu(), code_length=model.code_length).to(device),
+        loss=build_loss(
+            parent.loss, labels=bank.labels.cpu(), code_length=model.code_length, codes=bank.codes.cpu()
+        ).to(device),
         bank=bank,
         inner=inner,
         make_objective=OBJECTIVES[config.objective],
