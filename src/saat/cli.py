@@ -96,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SaatError as error:
         print(f"saat {words}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads what is printed has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        return 141
     except OSError as error:  # a folder that is a file, a full disk
         print(f"saat {words}: {error.strerror or error}: {error.filename}", file=sys.stderr)
         return 2

@@ -94,3 +94,27 @@ def test_lists_name_paths_beside_them_and_the_database_of_a_set(tmp_path: Path) 
         (tmp_path / f"{split}_label.txt").write_text("1 1\n")
     items = read_items([tmp_path])
     assert items.columns.to_pylist() == [{"path": str(tmp_path / "images" / "c.png"), "label": "class 0, class 1"}]
+
+
+def test_what_a_folder_has_beside_its_images_is_told(tmp_path: Path) -> None:
+    Image.fromarray(read_fashion().read(0)).save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert [Path(path).name for path in read_items([tmp_path]).paths] == ["a.png", "gone.png"]  # which is named later
+    pq.write_table(pa.table({"image": [b"x"], "label": [0]}), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match=r"one kind of them by name; found both in .*, such as a.png"):
+        read_items([tmp_path])
+
+
+def test_columns_of_results_keep_their_places(tiny: Path, tmp_path: Path) -> None:
+    images = [(tmp_path / name).with_suffix(".png") for name in ("a\nb", "c")]
+    for row, image in enumerate(images):
+        Image.fromarray(read_fashion().read(row)).save(image)
+    contents = [image.read_bytes() for image in images]
+    pq.write_table(pa.table({"image": contents, "label": [0, 1], "distance": [999, 998]}), tmp_path / "set.parquet")
+    build(BuildConfig(checkpoint=tiny, images=[tmp_path / "set.parquet"], out=tmp_path / "index", quiet=True))
+    hits = search(SearchConfig(index=tmp_path / "index", image=images[0], quiet=True))
+    assert (hits[0]["distance"], hits[0]["user_distance"]) == (0, 999)
+    build(BuildConfig(checkpoint=tiny, images=images, out=tmp_path / "named", quiet=True))
+    sheet = tmp_path / "sheet.png"  # where a name of two lines is one of one
+    search(SearchConfig(index=tmp_path / "named", image=images[0], format="sheet", out=sheet, quiet=True))
+    assert sheet.exists()

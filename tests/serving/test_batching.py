@@ -61,7 +61,7 @@ def test_a_batch_waits_for_those_on_the_way_and_for_nobody_else() -> None:
         batcher: Batcher[int, int] = Batcher(list, makers=4, wait=5.0, most=3, seen=sizes.append)
         batcher.start()
         assert await ask(batcher, 0) == 0
-        assert await asyncio.gather(ask(batcher, 1), ask(batcher, 2, after=0.1)) == [1, 2]
+        assert await asyncio.gather(ask(batcher, 2, after=0.1), ask(batcher, 1)) == [2, 1]
         many = [ask(batcher, number, after=0.05 * (number - 2)) for number in range(3, 7)]
         assert await asyncio.gather(*many) == [3, 4, 5, 6]  # three make a batch full
         await batcher.stop()
@@ -126,6 +126,7 @@ def test_room_is_taken_and_given_back() -> None:
         assert await first == [True, True]
         assert await third == [True]
         assert batcher.underway == 0
+        assert await batcher.ask([lambda: 6] * 4) == [True] * 4  # more than there is room for, alone
         await batcher.stop()
 
     run(scenario)
@@ -197,8 +198,8 @@ def test_who_has_gone_costs_nothing() -> None:
     async def scenario() -> None:
         batcher: Batcher[int, int] = Batcher(note, makers=2, wait=5.0)
         batcher.start()
+        stays = asyncio.create_task(batcher.ask([made_later]))  # first, so that the other always waits for it
         gone = asyncio.create_task(ask(batcher, 1))
-        stays = asyncio.create_task(batcher.ask([made_later]))
         await asyncio.sleep(0.05)
         gone.cancel()
         await asyncio.wait([gone])
@@ -242,7 +243,7 @@ def test_a_batch_whose_callers_have_gone_is_not_the_last_one() -> None:
     async def scenario() -> None:
         batcher: Batcher[int, int] = Batcher(list, makers=2, wait=5.0)
         batcher.start()
-        gone, slow = asyncio.create_task(ask(batcher, 1)), asyncio.create_task(ask(batcher, 2, after=0.3))
+        slow, gone = asyncio.create_task(ask(batcher, 2, after=0.3)), asyncio.create_task(ask(batcher, 1))
         while not batcher._waiting:
             await asyncio.sleep(0.001)
         gone.cancel()  # the batch is open, and waits for the second

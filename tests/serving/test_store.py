@@ -101,6 +101,28 @@ def test_removed_uploads_leave_no_file_whoever_removes_them(tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / UPLOADS).iterdir()} == {items[2].name}
 
 
+def test_an_image_that_cannot_be_removed_does_not_undo_the_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it keep a service from its index; it goes with the next removal that can, though that finds no item."""
+    store = make_store(tmp_path)
+    item, _ = store.add(encoded(3), label="odd")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        store.remove(item.id)
+        assert item.id not in read_index(tmp_path).ids
+        engine = make_engine(["even"] * COUNT)
+        Store(tmp_path, engine, encode=engine.encode)
+    assert caplog.text.count("Permission denied") == 2
+    assert len(list((tmp_path / UPLOADS).iterdir())) == 1
+    remove(RemoveConfig(index=tmp_path, ids=[item.id], quiet=True))
+    assert not list((tmp_path / UPLOADS).iterdir())
+
+
+def refuse(path: Path, missing_ok: bool = False) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

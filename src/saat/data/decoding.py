@@ -64,9 +64,13 @@ def open_image(content: Content) -> Image.Image:
             raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise DataError("pixels of 32 bits, of which nothing says what is white")
         return as_rgb(image)
     except DataError:
         raise
+    except Image.DecompressionBombError:  # whose text has Pillow's own limit
+        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:  # its own text holds a memory address, another one in each run
         raise DataError("not an image" if content else "empty") from None
     except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, EOFError, ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ from saat.index.lock import locked
 from saat.index.uploads import sweep_uploads
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 FORMAT = 1
 MANIFEST = "manifest.json"
 _OURS = re.compile(r"(codes|ids)-[0-9a-f]{32}\.npy|metadata-[0-9a-f]{32}\.parquet|\.saat-.*\.tmp")
@@ -214,10 +216,13 @@ def update_index(
     read_manifest(folder)
     with locked(folder):
         present = known if known is not None and known[0] == read_manifest(folder) else read_state(folder)
-        content, ids = change(present[1]), present[1].ids
+        content = change(present[1])
         manifest = _write(folder, content, before=present[0])
-        if not np.array_equal(content.ids[: len(ids)], ids):  # else all items stayed, and so do their uploads
-            sweep_uploads(folder, content.metadata)
+        if len(content) <= len(present[1]):  # else items were added, and uploads have no reason to go
+            try:
+                sweep_uploads(folder, content.metadata)
+            except OSError as error:  # the change is made
+                log.warning("the image of a removed item stays on the disk: %s", error)
         return manifest
 
 

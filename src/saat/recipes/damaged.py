@@ -11,6 +11,7 @@ from saat.runtime import write_text
 
 DAMAGED = "damaged.txt"
 SHOWN = 20  # that are printed
+_LINE_END = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # those of `str.splitlines`
 
 
 def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> None:
@@ -21,7 +22,7 @@ def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> 
         damaged: "path: reason" of each image that is left out.
         tried: paths of all images of this run.
     """
-    file, paths = folder / DAMAGED, set(tried)
+    file, paths, damaged = folder / DAMAGED, set(map(_in_a_line, tried)), [*map(_in_a_line, damaged)]
     with locked(folder):
         before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         lines = [line for line in before if not any(line[: end.start()] in paths for end in re.finditer(": ", line))]
@@ -29,6 +30,15 @@ def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> 
             write_text(file, "".join(f"{line}\n" for line in (*lines, *damaged)))
         else:
             file.unlink(missing_ok=True)
+
+
+def _in_a_line(text: str) -> str:
+    """Return a text with what would end a line written out.
+
+    >>> print(_in_a_line("new\\nline.png: empty"))
+    new\\nline.png: empty
+    """
+    return _LINE_END.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def print_damaged(folder: Path, damaged: Sequence[str]) -> None:

@@ -154,8 +154,8 @@ def build(config: BuildConfig) -> dict[str, Any]:
         manifest = update_index(config.out, lambda old: _with_items(old, items, encoded, encoder))
     else:
         manifest = create_index(config.out, _with_items(IndexContent.empty(encoder.key), items, encoded, encoder))
-    remove_work(config.out)
     keep_damaged(config.out, encoded.damaged, items.paths)
+    remove_work(config.out)  # last: until then the same command goes on
     return _told(_report(items, encoded) | {"count": manifest.count}, encoded.damaged, config.out, quiet=config.quiet)
 
 

@@ -22,7 +22,7 @@ from saat.index.content import SEPARATOR, without_views
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
-OURS = ("id", "path")  # columns that the index writes; the user's are renamed
+OURS = ("id", "path", "rank", "distance")  # of the index and of its results; the user's columns are renamed
 FILES_KEPT = 4  # Parquet files that stay open, each with a row group, for the pictures of items
 Reader = Callable[[], Content]
 
@@ -127,10 +127,14 @@ def _file_and_row(path: str) -> tuple[Path, int | None]:
 def _read_source(path: Path) -> Items:
     if path.is_dir() and (path / LIST_FILE).is_file():
         return _from_collection(read_image_list(path), path)
+    if path.is_dir():
+        images = _images_in(path)
+        if images and parquet_files(path):
+            rule = "a folder of images or of Parquet files; give one kind of them by name"
+            raise DataError(f"`images` has {rule}; found both in {path}, such as {images[0][0].name}")
+        return _from_parquet(path) if parquet_files(path) else _from_folder(images)
     if parquet_files(path):
         return _from_parquet(path)
-    if path.is_dir():
-        return _from_folder(path)
     if path.is_file() and path.suffix == ".txt":
         return _from_files([path.parent / line for line in _lines(path)])
     if path.is_file() and path.suffix.lower() in SUFFIXES:
@@ -160,14 +164,20 @@ def _from_files(paths: Sequence[Path], labels: Sequence[str | None] = ()) -> Ite
     return Items(pa.table(columns), identities, tuple(path.read_bytes for path in paths))
 
 
-def _from_folder(root: Path) -> Items:
-    """List the images below `root`; what is hidden is no image."""
-    found = []
+def _from_folder(images: Sequence[tuple[Path, str | None]]) -> Items:
+    return _from_files([path for path, _ in images], [label for _, label in images])
+
+
+def _images_in(root: Path) -> list[tuple[Path, str | None]]:
+    """Return the images below `root`, each with its first subfolder; what is hidden is no image."""
+    found: list[tuple[Path, str | None]] = []
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root).parts
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith(".") for part in inside):
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inside):
+            continue
+        if path.is_file() or (path.is_symlink() and not path.exists()):  # which is named when it cannot be read
             found.append((path, inside[0] if len(inside) > 1 else None))
-    return _from_files([path for path, _ in found], [label for _, label in found])
+    return found
 
 
 def _from_parquet(path: Path) -> Items:

@@ -80,6 +80,8 @@ class SearchConfig(RunOptions):
         check_at_least("k", self.most, 1)
         check_choice("format", self.format, FORMATS)
         check_backend(self.backend or BACKEND, self.index)
+        if self.detector is None and self.false_alarm_rate != SearchConfig.false_alarm_rate:
+            raise ArgumentError(f"`false_alarm_rate` is that of a `detector`; got {self.false_alarm_rate} without one")
         if self.radius is not None:
             check_at_least("radius", self.radius, 0)
             check_radius(self.backend or RADIUS_BACKEND, remote=is_address(self.index))

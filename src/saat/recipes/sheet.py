@@ -61,7 +61,8 @@ def _picture_of(path: str) -> Image.Image:
 
 
 def _fitted(draw: ImageDraw.ImageDraw, font: Any, text: str) -> str:
-    """Return `text`, its end cut off where it is wider than a tile."""
+    """Return `text` in one line, its end cut off where it is wider than a tile."""
+    text = " ".join(text.split())
     if draw.textlength(text, font=font) <= SIDE:
         return text
     while text and draw.textlength(text + "…", font=font) > SIDE:

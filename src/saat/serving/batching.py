@@ -86,10 +86,10 @@ class Batcher(Generic[Asked, Answer]):
             makes: return the queries; called in a thread one after another, in turns with those of other callers.
 
         Raises:
-            QueueFull: too many are underway; nothing was spent on these.
+            QueueFull: too many are underway; nothing was spent on these. More than there is room for are let in alone.
         """
         count = len(makes)
-        if self._underway + count > self._room:
+        if self._underway and self._underway + count > self._room:
             raise QueueFull
         self._underway += count
         request: _Request[Asked, Answer] = _Request(makes, self._loop.create_future())

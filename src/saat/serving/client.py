@@ -41,16 +41,20 @@ class Client:
         timeout: seconds to wait for an answer.
 
     Raises:
-        ArgumentError: `url` is none.
+        ArgumentError: `url` is none, or `token` cannot be one.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 60.0) -> None:
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ArgumentError("`token` has printable ASCII characters, as headers do; got others")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._url = url
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         except httpx.InvalidURL as error:
             raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000; got {url!r}: {error}") from None
+        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+            raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000; got {url!r}")
 
     def __enter__(self) -> Client:
         """Return the client."""

@@ -170,8 +170,8 @@ class Guard:
             text = f"at most {self._limits.rate:g} requests a second"
             return 429, text, {"retry-after": str(int(wait) + 1)}
         if self._token is not None and scope["path"] not in OPEN:
-            shown = headers.get("authorization", "").encode()
-            if not hmac.compare_digest(shown, f"Bearer {self._token}".encode()):
+            scheme, _, shown = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token.encode()):
                 return 401, "this service needs its token: Authorization: Bearer ...", {"www-authenticate": "Bearer"}
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._limits.body:

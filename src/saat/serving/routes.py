@@ -140,7 +140,7 @@ async def item(service: Running, item_id: ItemId) -> Item:
 async def add_item(
     service: Running,
     image: Annotated[UploadFile, File(description="An image file of any common format.")],
-    label: Annotated[str | None, Form(max_length=200)] = None,
+    label: Annotated[str | None, Form(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = None,
 ) -> Item:
     """Add an image to the index. It is on the disk when this returns."""
     store = service.store

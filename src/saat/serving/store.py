@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Item
 
+log = logging.getLogger(__name__)
 ENDINGS = {"MPO": "jpeg", "JPEG2000": "jp2"}  # where a format is not what `saat index build` takes as a suffix
 
 
@@ -45,8 +47,11 @@ class Store:
         self._lock = threading.Lock()
         self._known: State | None = None  # what this store wrote last
         if self._uploads.is_dir():
-            with locked(folder):
-                sweep_uploads(folder, read_index(folder).metadata)
+            try:
+                with locked(folder):
+                    sweep_uploads(folder, read_index(folder).metadata)
+            except OSError as error:  # such as a folder that only others may change: it can be searched
+                log.warning("uploads without an item stay in %s: %s", self._uploads, error)
 
     def add(self, content: bytes, *, label: str | None) -> tuple[Item, bool]:
         """Add an image; return its item, and whether it is new. An image that was sent before is the same item.
