@@ -26,7 +26,8 @@ DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
 `kept` is the share of the gap between clean and chance that is left in the worst case. Seconds are wall time of a
 machine that had other work: for the cost see below. `evaluations` counts, in thousands, images that went through the
-model in training, those of the inner attack included."""
+model in training, those of the inner attack included. All have about the budget of 8 epochs of 7 steps, where SAAT and
+ATRDH were published with more, and CgAT with 30 epochs."""
 REMARKS = {
     "saat, as released": "`saat, as released` has no momentum.",
     "saat": "`saat` has momentum 0.9.",
@@ -54,8 +55,9 @@ CURVE_NOTE = """\
 CERTIFIED_NOTE = """\
 No change of a query within an l2 radius of 0.25 or 0.5 takes MAP below `certified`; `attacked` is what APGD finds there
 on the mean over noise. Bits vote over noise of `sigma`: {samples:,} copies a query, {queries} queries; chance
-{chance_map:.3f}. `violations` counts queries that an attack took below their bound. `smoothing` was trained on noise of
-the same sigma. Seconds of votes for the certificates, and of the attacks, are wall time."""
+{chance_map:.3f}. The bound of each query holds with a confidence of {confidence:.1%}, those of all at once with one of
+{confidence_of_all:.0%}. `violations` counts queries that an attack took below their bound. `smoothing` was trained on
+noise of the same sigma. Seconds of votes for the certificates, and of the attacks, are wall time."""
 
 
 def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
@@ -167,7 +169,7 @@ def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
         evaluations = f"{same[0]['train_model_evaluations'] / 1000:,.0f}"
         table.append([name + " \\*" * (name in others), flags, str(len(same)), *figures, evaluations])
     columns = ("training", "flags", "seeds", "clean MAP", "worst case", "evaluations")
-    parts = [ABLATION_NOTE, markdown(columns, table, text_columns=2), *[OTHER_PARENT] * bool(others)]
+    parts = [paragraph(ABLATION_NOTE), markdown(columns, table, text_columns=2), *[OTHER_PARENT] * bool(others)]
     return ["\n\n".join(["## What each ingredient is worth", *parts]) + "\n"]
 
 
@@ -188,5 +190,5 @@ def certified_table(runs: Sequence[dict[str, Any]]) -> list[str]:
     of_radii = (f"{what}, {radius}" for radius in rows[0]["certified_map"] for what in ("certified", "attacked"))
     columns = ("model", "sigma", "seeds", "MAP without noise", "MAP of votes", *of_radii, "violations")
     columns = (*columns, "seconds", "attack seconds")
-    note = CERTIFIED_NOTE.format(**rows[0])
+    note = paragraph(CERTIFIED_NOTE.format(**rows[0]))
     return [f"## Certified, on cifar10\n\n{note}\n\n{markdown(columns, table, text_columns=1)}\n"]

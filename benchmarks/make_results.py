@@ -32,7 +32,8 @@ quiet machine. The aims were 3 and 20."""
 HARDENING_NOTE = """\
 Time of query-side training over that of SAAT for 8 epochs, as the published loop runs it (float32, the inner attack in
 training mode, gradients of the weights too) and as ours does, measured in turns in one run; and the former with the
-database's images beside, unlabeled."""
+database's images beside, unlabeled. Ours computes in bfloat16 where a processor has it, as this one had; where it has
+not, most of the advantage is gone. A few batches were timed, and multiplied by their number."""
 INTRODUCTION = """\
 # Results
 

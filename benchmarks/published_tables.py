@@ -15,17 +15,21 @@ the search still finds something. Chance of NUS-WIDE is a rough figure from its 
 REPRODUCING = """\
 The images of these sets cannot be shipped, so none of these numbers was reproduced here; what could be is in the tables
 above, on CIFAR-10 and Corel5k. With the images, their lists in the papers' layout (`database_img.txt`,
-`database_label.txt` and so on, see [quickstart](quickstart.md)) and a GPU, each column of a table is:
+`database_label.txt` and so on, see [quickstart](quickstart.md)) and a GPU, these commands are the tables, a column each
+round, but for what [differs from the papers](design.md#7-differences-from-the-papers):
 
 ```sh
-saat train    --out runs/flickr-32 --data.name image-list --data.root FLICKR-25K --data.image_size 224 \\
-              --backbone alexnet --weights imagenet --loss dph --code_length 32
-saat attack   --checkpoint runs/flickr-32 --preset paper --out runs/flickr-32-saat    # and --preset hag, --preset sdha
-saat harden   --checkpoint runs/flickr-32 --preset paper --out runs/flickr-32-hard    # and --preset atrdh
-saat attack   --checkpoint runs/flickr-32-hard --preset paper --out runs/flickr-32-hard-saat
-# targeted: and p2p, dhta, tha, pros-gan
-saat attack   --checkpoint runs/flickr-32 --preset paper-targeted --out runs/flickr-32-targeted
-saat evaluate --checkpoint runs/flickr-32-hard --suite standard --out runs/flickr-32-hard-suite    # not in the paper
+for set in FLICKR-25K NUS-WIDE MS-COCO; do for bits in 16 32 48 64; do  # a folder of images and lists each
+run=runs/$set-$bits
+saat train --out $run-plain --preset paper --data.name image-list --data.root $set --data.image_size 224 \\
+           --backbone alexnet --weights imagenet --loss dph --code_length $bits
+for defense in paper atrdh; do saat harden $run-plain --out $run-$defense --preset $defense --fit.momentum 0; done
+for model in plain paper atrdh; do for attack in paper hag sdha; do
+saat attack $run-$model --preset $attack --out $run-$model-by-$attack
+done; done
+for attack in paper-targeted p2p dhta tha pros-gan; do saat attack $run-plain --preset $attack --out $run-$attack; done
+saat evaluate $run-paper --suite standard --out $run-suite  # not in the paper
+done; done
 ```
 
 `attacked_map_paper` in each `report.json` has the papers' convention (MAP@5000), `chance_map` the chance level.
