@@ -26,8 +26,8 @@ DEFENSE_NOTE = """\
 MAP, tie-aware; chance {}. `SAAT attack` and `HAG` are the papers' 100 steps; `worst case` is the suite `standard`;
 `kept` is the share of the gap between clean and chance that is left in the worst case. Seconds are wall time of a
 machine that had other work: for the cost see below. `evaluations` counts, in thousands, images that went through the
-model in training, those of the inner attack included. All have about the budget of 8 epochs of 7 steps, where SAAT and
-ATRDH were published with more, and CgAT with 30 epochs."""
+model in training, those of the inner attack included; of runs from before they were counted, by epochs and steps. All
+have about the budget of 8 epochs of 7 steps, where SAAT and ATRDH were published with more, and CgAT with 30 epochs."""
 REMARKS = {
     "saat, as released": "`saat, as released` has no momentum.",
     "saat": "`saat` has momentum 0.9.",
@@ -36,7 +36,10 @@ REMARKS = {
 }
 """What a reader of some rows should know."""
 FLAGGED = "Rows with a [flag](flags.md) say nothing of robustness."
-COLLAPSED = "Why `query-side` has one here: [the rate of its preset](defenses.md#query-side-training) is too high."
+COLLAPSED = (
+    "Why `query-side` has one here: all its queries have one code, as "
+    "[the rate of its preset](defenses.md#query-side-training) is too high."
+)
 THREATS_NOTE = """\
 MAP, tie-aware; chance {}. APGD away from the mainstay code with 20 steps, so that a figure says how models compare, not
 how low a strong attack goes. The images made on another model come from MI-FGSM on the plain one, and for the plain one

@@ -46,10 +46,10 @@ attack is the room that a stronger one may have. On Corel5k that is little: more
 
 Hardening as released has no momentum; `hardened` on CIFAR-10 has 0.9. Times are those of a machine that had other work.
 
-Suites on Corel5k, and of `plain` and `hardened` on CIFAR-10, are those of today. The other defenses on CIFAR-10 were
-judged before two changes that make the suite take more: wrong clusters were those nearest to a query, not those that
-take most for their price, and soft-ranking searched by APGD, not by annealed PGD. On {count} models that
-both judged, that took {most:.4f} of worst-case MAP at most.
+Suites of `plain` and `hardened` are those of today. The other defenses were judged before two changes that make the
+suite take more: wrong clusters were those nearest to a query, not those that take most for their price, and
+soft-ranking searched by APGD, not by annealed PGD. On {count} models that both judged, plain ones and SAAT's, that took
+{most:.4f} of worst-case MAP at most.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.

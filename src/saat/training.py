@@ -206,7 +206,9 @@ def fit(
         model.load_state_dict(average.state)
     broken = [name for name in finite if not bool(torch.isfinite(model.state_dict()[name]).all())]
     if broken:  # running statistics can overflow while the loss, of the batch's own, stays finite
-        raise SaatError(f"the training broke: {broken[0]} is no longer finite; try a lower `learning_rate`")
+        raise SaatError(
+            f"the training broke: {broken[0]} is no longer finite; try a lower `learning_rate`, in another folder"
+        )
     model.eval()
     return history
 
@@ -214,7 +216,9 @@ def fit(
 def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer, batch: Batch) -> Mapping[str, float]:
     output = step(model, replace(batch, images=as_channels_last(batch.images)))
     if not bool(torch.isfinite(output.loss)):
-        raise SaatError(f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`")
+        raise SaatError(
+            f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`, in another folder"
+        )
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(output.loss)
     optimizer.step()

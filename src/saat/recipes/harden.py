@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from saat.recipes.tables import print_metrics
 from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
 from saat.runtime import RunOptions, make_folder
 from saat.training import FitOptions, cost_of, fit
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,8 @@ def load_parent(config: HardenConfig) -> tuple[HashModel, Splits, Card]:
 def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[HashModel, Card] | None:
     """Return a copy of the model whose codes the database keeps, with its card, for a defense of queries only."""
     if config.defense not in QUERY_SIDE:
+        if parent.database_model:
+            log.warning("%s keeps no model of the database: encode that anew with the hardened one", config.defense)
         return None
     database_model, card = model, parent
     if config.checkpoint is not None and parent.database_model:
