@@ -47,7 +47,8 @@ on that of SAAT."""
 ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
 same time of training: `evaluations` counts, in thousands, images that went through the model. The worst case is that
-of the suite `fast`. What is not in the table has not been measured:
+of the suite `fast`. `empty memory`: the hashing loss began with zeros, as in all our hardening up to then, not with the
+train codes, as SAAT was released; of SAAT only `saat` itself is of today. What is not in the table is not measured:
 `bench_ablation.py --help` has all runs."""
 OTHER_PARENT = "\\* from another plain model than `query-side`, trained anew by the same protocol; these differ too."
 CURVE_NOTE = """\
