@@ -126,14 +126,6 @@ def test_the_command_of_the_docs_is_one() -> None:
     assert (config.service, config.goal) == ("http://127.0.0.1:8000", "returned-ids")
 
 
-def test_a_service_with_little_room_gets_few_images_at_a_time(served: Any, serve: Start, tmp_path: Path) -> None:
-    with serve(f"--index={served.index}", "--rate=0", "--room=8") as server:
-        assert run(served, tmp_path, f"--service={server.url}", "--steps=2", "--quiet") == 0
-    attack = json.loads((tmp_path / "report.json").read_text())["attack"]
-    assert attack["requests"] == 5 * 3  # at last 8 images in a request
-    assert attack["searches"] == 5 * SIZES["query"]
-
-
 class Shown:
     """A service that returns what it is told, and keeps what it was sent."""
 
@@ -144,6 +136,28 @@ class Shown:
         assert k == 100
         self.files += files
         return [Answer([Hit(number, 0, (), "", {}) for number in self.ids.pop(0)]) for _ in files]
+
+
+class Crowded(Shown):
+    """One with room for so many searches, beside those of others."""
+
+    def __init__(self, room: int, *ids: list[int]) -> None:
+        super().__init__(*ids)
+        self.room = room
+
+    def answers(self, files: list[bytes], k: int) -> list[Answer]:
+        if len(files) > self.room:
+            raise ServiceError("too many requests are underway; come again", status=503, retry_after=0.0)
+        return super().answers(files, k)
+
+
+def test_a_service_with_little_room_gets_few_images_at_a_time() -> None:
+    search = ServiceSearch(Crowded(8, *[[7]] * 40), "", quiet=True)  # type: ignore[arg-type]
+    assert search(torch.zeros(20, 3, 8, 8)).shape == (20, 100)
+    assert (search.requests, search.searches) == (3, 20)  # halves until 8 are in a request
+    assert search(torch.zeros(20, 3, 8, 8)).shape == (20, 100)
+    assert (search.requests, search.searches) == (6, 40)  # which is remembered
+    search.close()
 
 
 def test_ids_of_63_bits_are_numbered_as_they_are_met() -> None:
