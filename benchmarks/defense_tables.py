@@ -18,6 +18,7 @@ DEFENSES = (
     "atrdh",
     "cgat",
     "saat, as released",
+    "saat, as released, empty memory",
     "saat",
     "saat, database of plain",
     *QUERY_SIDE,
