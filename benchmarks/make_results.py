@@ -53,8 +53,8 @@ soft-ranking searched by APGD, not by annealed PGD. On {count} models that both 
 
 Where hardening uses the hashing loss (`saat`, `cgat`, `atrdh`, `pgd-at`), that began with an empty memory in these
 runs, where SAAT was released with the train codes there. Of today are `saat` in the
-[ablation](#what-each-ingredient-is-worth) and `saat, as released` of seed 0 on [CIFAR-10](#defenses-on-cifar10): both
-tables have the same run from an empty memory. With momentum SAAT gains by the codes, as released hardly.
+[ablation](#what-each-ingredient-is-worth) and `saat, as released` of seeds 0 and 1 on [CIFAR-10](#defenses-on-cifar10):
+both tables have the same runs from an empty memory. With momentum SAAT gains by the codes, as released hardly.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.
