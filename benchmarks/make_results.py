@@ -33,7 +33,7 @@ HARDENING_NOTE = """\
 Time of query-side training over that of SAAT for 8 epochs, as the published loop runs it (float32, the inner attack in
 training mode, gradients of the weights too) and as ours does, measured in turns in one run; and the former with the
 database's images beside, unlabeled. Ours computes in bfloat16 where a processor has it, as this one had; where it has
-not, most of the advantage is gone. A few batches were timed, and multiplied by their number."""
+not, expect another ratio. A few batches were timed, and multiplied by their number."""
 INTRODUCTION = """\
 # Results
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from saat.compiled import compiled, prefetch
 from saat.index.loops import Numbers
 
-_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_ZERO, _ONE, _ALL = np.uint64(0), np.uint64(1), ~np.uint64(0)
 _DIGIT_BITS = 8  # as many counters as the nearest cache holds, and a line of it for each
+_DIGIT = np.uint64((1 << _DIGIT_BITS) - 1)
 _CODES_AHEAD = np.uint64(16)  # whose rows are asked for meanwhile
 
 
@@ -31,17 +32,7 @@ def split_by_distance(found: Numbers, place_bits: np.uint64, radius: int, places
     Returns:
         Limits, (radius + 2,): places at distance d lie at limits[d] to limits[d + 1].
     """
-    limits, place_of = np.zeros(radius + 2, np.int64), (_ONE << place_bits) - _ONE
-    for each in range(np.uint64(len(found))):
-        limits[(np.uint64(found[each]) >> place_bits) + _ONE] += 1
-    for distance in range(1, len(limits)):
-        limits[distance] += limits[distance - 1]
-    next_places = limits.astype(np.uint64)
-    for each in range(np.uint64(len(found))):
-        level = np.uint64(found[each]) >> place_bits
-        places[next_places[level]] = found[each] & place_of
-        next_places[level] += _ONE
-    return limits
+    return _sort_by_digit(found, place_bits, _ALL, radius + 1, (_ONE << place_bits) - _ONE, places)
 
 
 @compiled
@@ -108,22 +99,37 @@ def _sort(numbers: NDArray[np.uint32], other: NDArray[np.uint32], bits: int, ord
     """Write numbers of so many bits in ascending order; both arrays of them are changed."""
     shift = 0
     while len(numbers) and shift + _DIGIT_BITS < bits:
-        _sort_by_digit(numbers, np.uint64(shift), other)
+        _sort_by_digit(numbers, np.uint64(shift), _DIGIT, 1 << _DIGIT_BITS, _ALL, other)
         numbers, other = other, numbers
         shift += _DIGIT_BITS
-    _sort_by_digit(numbers, np.uint64(shift), ordered)
+    _sort_by_digit(numbers, np.uint64(shift), _DIGIT, 1 << _DIGIT_BITS, _ALL, ordered)
 
 
 @compiled
-def _sort_by_digit(numbers: NDArray[np.uint32], shift: np.uint64, ordered: NDArray[Any]) -> None:
-    """Write numbers by a digit of theirs, and where that is equal in the order that they have."""
-    highest = np.uint64((1 << _DIGIT_BITS) - 1)
-    next_places = np.zeros((1 << _DIGIT_BITS) + 1, np.uint64)
+def _sort_by_digit(
+    numbers: Numbers, shift: np.uint64, mask: np.uint64, digits: int, kept: np.uint64, ordered: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Write what a mask keeps of numbers by a digit of theirs, and where that is equal in the order that they have.
+
+    Args:
+        numbers: (M,).
+        shift: where the digit begins.
+        mask: of the digit, after the shift.
+        digits: how many there are.
+        kept: mask of what is written.
+        ordered: where to write, of integers, (M,).
+
+    Returns:
+        Limits, (digits + 1,): those of digit d lie at limits[d] to limits[d + 1].
+    """
+    limits = np.zeros(digits + 1, np.int64)
     for each in range(np.uint64(len(numbers))):
-        next_places[((np.uint64(numbers[each]) >> shift) & highest) + _ONE] += _ONE
-    for digit in range(1, len(next_places)):
-        next_places[digit] += next_places[digit - 1]
+        limits[((np.uint64(numbers[each]) >> shift) & mask) + _ONE] += 1
+    for digit in range(1, len(limits)):
+        limits[digit] += limits[digit - 1]
+    next_places = limits.astype(np.uint64)
     for each in range(np.uint64(len(numbers))):
-        own = (np.uint64(numbers[each]) >> shift) & highest
-        ordered[next_places[own]] = numbers[each]
+        own = (np.uint64(numbers[each]) >> shift) & mask
+        ordered[next_places[own]] = numbers[each] & kept
         next_places[own] += _ONE
+    return limits
