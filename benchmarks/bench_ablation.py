@@ -30,7 +30,7 @@ from saat.training import FitOptions
 
 WHOLE = DEFENSES["query-side"]
 WHOLE_FIT: FitOptions = WHOLE["fit"]
-SAAT = PRESETS["paper"] | {"fit": paper_fit(EPOCHS)}
+SAAT = PRESETS["saat"] | {"fit": paper_fit(EPOCHS)}
 TRAINED: dict[str, dict[str, Any]] = {
     "saat": SAAT,
     "saat, augmented": SAAT | {"fit": replace(SAAT["fit"], augment=True)},

@@ -28,6 +28,6 @@ def corel5k(root: Path, divisor: int) -> DataOptions:
 
 if __name__ == "__main__":
     # DPH needs some epochs before it learns at all here
-    # hardening has no momentum, as SAAT's was released: with 0.9 it soon forgets here what training had learned
+    # hardening has no momentum, as SAAT was released: with 0.9 it soon forgets here what training had learned
     network = {"backbone": "efficientnet_lite0", "weights": "imagenet"}
     main(str(__doc__), "corel5k", corel5k, **network, epochs=30, harden_momentum=0.0)

@@ -1,4 +1,4 @@
-"""The curve from clean to robust: SAAT as released and query-side training, at several values of `--robustness`.
+"""The curve from clean to robust: SAAT without momentum and query-side training, at several values of `--robustness`.
 
 python benchmarks/bench_curve.py [--robustness 0.5 1.0 1.5] [--seed 0] [--quick]
 
@@ -25,7 +25,7 @@ from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import atomic_write, write_text
 
 PICTURE = Path(__file__).parents[1] / "docs" / "clean-robust.svg"
-CURVES = ("saat, as released", "query-side")
+CURVES = ("saat, no momentum", "query-side")
 
 
 def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:

@@ -40,12 +40,13 @@ EPOCHS = 8  # of 7 gradient steps each, as SAAT has on this protocol; of query-s
 PAPER_ATTACKS = {"paper_attack_map": ("saat-paper", "paper"), "hag_map": ("hag", "hag")}
 FOLDERS = {
     "cifar10": {"undefended": "plain", "saat": "hardened"},
-    "corel5k": {"undefended": "plain", "saat, as released": "hardened"},
+    "corel5k": {"undefended": "plain", "saat, no momentum": "hardened"},
 }
 """Models that the protocol's benchmark has trained."""
 QUERY_SIDE: dict[str, Any] = PRESETS["query-side"]
 DEFENSES: dict[str, dict[str, Any]] = {
     "saat, as released": PRESETS["paper"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
+    "saat, no momentum": PRESETS["saat"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
     "pgd-at": PRESETS["pgd-at"] | {"fit": paper_fit(EPOCHS)},
     "atrdh": PRESETS["atrdh"] | {"fit": paper_fit(EPOCHS)},
     "cgat": PRESETS["cgat"] | {"fit": FitOptions(**PRESETS["cgat"]["fit"] | {"epochs": EPOCHS})},

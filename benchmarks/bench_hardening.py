@@ -45,7 +45,7 @@ from saat.types import Batch
 
 RESULT = RESULTS / "hardening.json"
 TRAININGS: dict[str, dict[str, Any]] = {
-    "saat": PRESETS["paper"] | {"fit": paper_fit(EPOCHS)},
+    "saat": PRESETS["saat"] | {"fit": paper_fit(EPOCHS)},
     **{name: DEFENSES[name] for name in ("query-side", "query-side, unlabeled")},
 }
 

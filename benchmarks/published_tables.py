@@ -23,7 +23,8 @@ for set in FLICKR-25K NUS-WIDE MS-COCO; do for bits in 16 32 48 64; do  # a fold
 run=runs/$set-$bits
 saat train --out $run-plain --preset paper --data.name image-list --data.root $set --data.image_size 224 \\
            --backbone alexnet --weights imagenet --loss dph --code_length $bits
-for defense in paper atrdh; do saat harden $run-plain --out $run-$defense --preset $defense --fit.momentum 0; done
+saat harden $run-plain --out $run-paper --preset paper
+saat harden $run-plain --out $run-atrdh --preset atrdh --fit.momentum 0
 for model in plain paper atrdh; do for attack in paper hag sdha; do
 saat attack $run-$model --preset $attack --out $run-$model-by-$attack
 done; done

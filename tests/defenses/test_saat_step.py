@@ -27,11 +27,13 @@ def model() -> HashModel:
     return HashModel(nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2)), nn.Linear(32, 16), code_length=16)
 
 
-def make_step(name: str = "dph", labels: torch.Tensor = LABELS, *, seed: int = 0, **options) -> SaatStep:
+def make_step(
+    name: str = "dph", labels: torch.Tensor = LABELS, *, mode: str = "eval", seed: int = 0, **options
+) -> SaatStep:
     bank = CodeBank(torch.ones(ITEMS, CODE_LENGTH, dtype=torch.int8), labels)
     attack = PGD(ThreatModel("linf", 8 / 255), steps=2, step_size=4 / 255, keep_best=False)
     loss = build_loss(name, labels=labels, code_length=CODE_LENGTH)
-    return SaatStep(loss, bank, InnerAttack(attack, seed=seed), **options)
+    return SaatStep(loss, bank, InnerAttack(attack, mode=mode, seed=seed), **options)
 
 
 def batch(labels: torch.Tensor = LABELS) -> Batch:
@@ -56,6 +58,45 @@ def test_only_the_clean_and_the_adversarial_pass_move_the_batch_statistics(model
     assert int(model.backbone[1].num_batches_tracked) == 2  # the inner attack has none
     assert all(module.training for module in model.modules())
     assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_in_train_mode_the_inner_attack_moves_them_too(model):
+    make_step(mode="train")(model.train(), batch())
+    assert int(model.backbone[1].num_batches_tracked) == 4  # two steps more
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_in_train_mode_it_is_the_loop_as_released(model):
+    """Two batches of the published loop, written down plainly, lead to the same weights and batch statistics."""
+    model.backbone[5].p = 0.0  # whose draws would not be the same
+    plain = deepcopy(model)
+    step = make_step(mode="train")
+    step.inner.attack.random_start = False
+    loss = build_loss("dph", labels=LABELS, code_length=CODE_LENGTH)
+    codes = torch.ones(ITEMS, CODE_LENGTH, dtype=torch.int8)
+    optimizers = [torch.optim.SGD(each.train().parameters(), lr=0.05) for each in (model, plain)]
+    for _ in range(2):
+        optimizers[0].zero_grad()
+        step(model, batch()).loss.backward()
+        optimizers[0].step()
+
+        images, mainstay, change = IMAGES[ROWS], mainstay_codes(CodeBank(codes, LABELS), LABELS[ROWS]), 0.0
+        for _ in range(2):
+            moved = (images + change).requires_grad_()
+            (gradient,) = torch.autograd.grad((torch.tanh(plain(moved)) * mainstay).mean(), moved)
+            change = (moved - images - 4 / 255 * gradient.sign()).clamp(-8 / 255, 8 / 255).detach()
+            change = (images + change).clamp(0.0, 1.0) - images
+        optimizers[1].zero_grad()
+        adversarial = torch.tanh(plain(images + change))
+        clean = plain(images)
+        codes[ROWS] = torch.where(clean >= 0.0, 1, -1).to(torch.int8)
+        mainstay = mainstay_codes(CodeBank(codes, LABELS), LABELS[ROWS])
+        quantization = (adversarial - adversarial.detach().sign()).square().mean()
+        alignment = -(adversarial * mainstay).mean()
+        (loss(clean, LABELS[ROWS], ROWS) + alignment + 1e-4 * quantization).backward()
+        optimizers[1].step()
+    for ours, theirs in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_new_clean_codes_are_in_the_bank_before_the_mainstay_codes_of_the_loss(model):

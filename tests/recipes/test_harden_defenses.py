@@ -168,7 +168,7 @@ def test_noise_that_cannot_be_gets_an_answer(capsys: pytest.CaptureFixture[str])
     assert main([*words, "--noise=-1"]) == 2
     assert "`noise` is at least 0.0; got -1.0" in capsys.readouterr().err
     assert main([*words, "--noise=0.25", "--carry=true"]) == 2
-    assert "`carry` is of the inner attack, and `noise` takes its place" in capsys.readouterr().err
+    assert "`carry` has no effect on `noise`, which takes the place of the inner attack" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from saat.runtime import autocast, derive_seed, make_generator
 from saat.types import Batch, CodeObjective
 
 LEVELS = 127  # of a stored perturbation, each way: int8
+ATTACK_MODES = ("eval", "train")
 
 
 class GaussianNoise:
@@ -32,25 +35,50 @@ class GaussianNoise:
         return add_noise(images, make_generator(seed, "noise", device=images.device), sigma=self.sigma)
 
 
+class ModelInTraining(nn.Module):
+    """A view of a model that keeps the mode it is in, whatever mode the view is put in.
+
+    What attacks it sees batch statistics and dropout as they are in training, and moves the running statistics.
+
+    Args:
+        model: images (B, 3, H, W) -> logits (B, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def train(self, mode: bool = True) -> Self:
+        """Note the mode, and leave that of the model."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the model's logits (B, K) of images (B, 3, H, W)."""
+        return logits_of_batch(self.model, images)
+
+
 class InnerAttack(nn.Module):
     """An attack whose every call has a random start of its own, also after training has been stopped and resumed.
 
     Args:
-        attack: how to search, or noise. It leaves the model's mode and batch statistics as they are.
+        attack: how to search, or noise.
+        mode: `eval`, which leaves the model's batch statistics as they are, or `train`: see `ModelInTraining`.
         seed: of all random starts.
     """
 
     calls: Tensor
 
-    def __init__(self, attack: Attack | GaussianNoise, *, seed: int = 0) -> None:
+    def __init__(self, attack: Attack | GaussianNoise, *, mode: str = "eval", seed: int = 0) -> None:
         super().__init__()
-        self.attack, self.seed = attack, seed
+        self.attack, self.mode, self.seed = attack, mode, seed
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, model: nn.Module, batch: Batch, objective: CodeObjective) -> Tensor:
         """Return adversarial images (B, 3, H, W) of the images of `batch`."""
         self.calls += 1
-        return self.attack(model, batch.images, objective, seed=derive_seed(self.seed, "inner", int(self.calls)))
+        attacked = ModelInTraining(model) if self.mode == "train" else model
+        return self.attack(attacked, batch.images, objective, seed=derive_seed(self.seed, "inner", int(self.calls)))
 
 
 class CarriedInnerAttack(InnerAttack):
@@ -73,6 +101,7 @@ class CarriedInnerAttack(InnerAttack):
         attack: how to search. Its `start` is set anew for each batch.
         items: N, the images that are trained on.
         image_size: S, their side in pixels.
+        mode: see `InnerAttack`.
         seed: of the random starts.
     """
 
@@ -80,8 +109,8 @@ class CarriedInnerAttack(InnerAttack):
     perturbations: Tensor
     visited: Tensor
 
-    def __init__(self, attack: PGD, *, items: int, image_size: int, seed: int = 0) -> None:
-        super().__init__(attack, seed=seed)
+    def __init__(self, attack: PGD, *, items: int, image_size: int, mode: str = "eval", seed: int = 0) -> None:
+        super().__init__(attack, mode=mode, seed=seed)
         shape = (items, 3, image_size, image_size)
         self.register_buffer("perturbations", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("visited", torch.zeros(items, dtype=torch.bool))
@@ -102,10 +131,12 @@ class CarriedInnerAttack(InnerAttack):
 
 
 def train_logits(model: nn.Module, images: Tensor, *, precision: str) -> Tensor:
-    """Return the logits of images (B, 3, H, W) with their graph, computed in `precision`, as float32 (B, K).
-
-    One image is shown twice: a batch norm in training mode refuses a single value.
-    """
+    """Return the logits of images (B, 3, H, W) with their graph, computed in `precision`, as float32 (B, K)."""
     with autocast(precision, images.device):
-        logits: Tensor = model(images if len(images) > 1 else images.repeat(2, 1, 1, 1))
-    return logits[: len(images)].float()
+        return logits_of_batch(model, images).float()
+
+
+def logits_of_batch(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits (B, K) of images (B, 3, H, W); one alone is shown twice, as a batch norm in training needs."""
+    logits: Tensor = model(images if len(images) > 1 else images.repeat(2, 1, 1, 1))
+    return logits[: len(images)]

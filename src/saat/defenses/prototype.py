@@ -28,8 +28,8 @@ class AtrdhStep(nn.Module):
     and -1 for none.
 
     *Differs from the released code*: the prototypes are learned once, from the codes of the model before hardening,
-    where that trains their network along with the model; the inner attack runs in eval mode; rows without a label take
-    part in the hashing loss only.
+    where that trains their network along with the model; the memory holds zeros there at first; rows without a label
+    take part in the hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode.
 
     Args:
         loss: the hashing loss that the model was trained with.

@@ -46,10 +46,10 @@ class SaatStep(nn.Module):
     Wang, Lin, Li, *CgAT: Center-Guided Adversarial Training for Deep Hashing-Based Retrieval*, WWW 2023, is the same
     with `center_codes`, an adversarial weight of 1, and no quantization term.
 
-    The bank follows the model: each batch puts its new clean codes there, after the semantic codes of the inner attack
-    are computed and before those of the loss, as released. *Differs from the papers*: the inner attack runs in eval
-    mode (as every attack of saat), and rows without a label, which have no semantic code, take part in the hashing loss
-    only.
+    The bank follows the model: each batch puts its new clean codes there, after the inner attack and before the
+    semantic codes of the loss. The model sees adversarial images before clean ones, which batch statistics remember.
+    Both as released. *Differs from the papers*: rows without a label, which have no semantic code, take part in the
+    hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode, as every attack of saat.
 
     Args:
         loss: the hashing loss that the model was trained with.
@@ -86,22 +86,23 @@ class SaatStep(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
         """Return the loss of `batch`."""
-        clean = train_logits(model, batch.images, precision=self.precision)
-        hashing = self.loss(clean, batch.labels, batch.indices)
         labeled = has_label(batch.labels)
-        if not bool(labeled.any()):
-            self.bank.update_(batch.indices, sign_codes(clean.detach()))
-            return StepOutput(hashing, {"hashing": hashing.item()})
-        chosen = batch.select(labeled)
-        objective = self.goal(model, chosen.images, chosen.labels)
+        relaxed = self._adversarial(model, batch.select(labeled)) if bool(labeled.any()) else None
+        clean = train_logits(model, batch.images, precision=self.precision)
         self.bank.update_(batch.indices, sign_codes(clean.detach()))
-        adversarial = self.inner(model, chosen, objective)
-        relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
-        alignment = alignment_loss(relaxed, self.semantic_codes(self.bank, chosen.labels))
-        quantization = quantization_loss(relaxed)
-        total = hashing + self.adversarial_weight * alignment + self.quantization_weight * quantization
-        parts = {"hashing": hashing, "alignment": alignment, "quantization": quantization}
+        parts = {"hashing": self.loss(clean, batch.labels, batch.indices)}
+        total = parts["hashing"]
+        if relaxed is not None:
+            semantic = self.semantic_codes(self.bank, batch.labels[labeled])
+            parts |= {"alignment": alignment_loss(relaxed, semantic), "quantization": quantization_loss(relaxed)}
+            total = total + self.adversarial_weight * parts["alignment"]
+            total = total + self.quantization_weight * parts["quantization"]
         return StepOutput(total, {name: term.item() for name, term in parts.items()})
+
+    def _adversarial(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return relaxed codes (B, K), with their graph, of the images of `batch` after the inner attack."""
+        adversarial = self.inner(model, batch, self.goal(model, batch.images, batch.labels))
+        return relaxed_codes(train_logits(model, adversarial, precision=self.precision))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the codes of the bank, which training changes beside the loss."""

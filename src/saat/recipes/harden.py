@@ -18,7 +18,7 @@ from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, UNREAD, DefenseOptions
-from saat.defenses.inner import CarriedInnerAttack, GaussianNoise, InnerAttack
+from saat.defenses.inner import ATTACK_MODES, CarriedInnerAttack, GaussianNoise, InnerAttack
 from saat.defenses.unlabeled import join_splits, pseudo_labels, unlabeled_images
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.hamming import sign_codes
@@ -41,6 +41,8 @@ from saat.training import FitOptions, cost_of, fit
 
 log = logging.getLogger(__name__)
 
+OF_THE_INNER_ATTACK = ("epsilon", "steps", "step_size", "attack_mode", "carry", "objective")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardenConfig(RunOptions):
@@ -57,6 +59,8 @@ class HardenConfig(RunOptions):
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
         step_size: of the inner attack, as a fraction of the pixel range.
+        attack_mode: of the model in the inner attack: eval, or train as in the papers' codes, where batch statistics
+            and dropout take part and the running statistics move along.
         noise: in the place of the inner attack, gaussian noise of this standard deviation, in units of the pixel
             range [0, 1]: what a model needs before `saat certify`. 0 attacks.
         carry: the inner attack starts from the perturbation of the image's last epoch instead of a random one.
@@ -78,6 +82,7 @@ class HardenConfig(RunOptions):
     epsilon: float = 8 / 255
     steps: int = 7
     step_size: float = 2 / 255
+    attack_mode: str = "eval"
     noise: float = 0.0
     carry: bool = False
     robustness: float = 1.0
@@ -91,6 +96,7 @@ class HardenConfig(RunOptions):
         ThreatModel("linf", self.epsilon)  # the range of epsilon is its rule
         check_choice("defense", self.defense, DEFENSES)
         check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("attack_mode", self.attack_mode, ATTACK_MODES)
         check_at_least("steps", self.steps, 1)
         check_at_least("robustness", self.robustness, 0.0)
         if self.epsilon * self.robustness > 1.0:
@@ -98,17 +104,18 @@ class HardenConfig(RunOptions):
             raise ArgumentError(f"`robustness` is at most {most}; got {self.robustness:g}")
         for name in ("step_size", "noise", "adversarial_weight", "quantization_weight"):
             check_at_least(name, getattr(self, name), 0.0)
-        for name in UNREAD.get(self.defense, ()):
+        unread = dict.fromkeys(UNREAD.get(self.defense, ()), self.defense)
+        if self.noise:
+            unread |= dict.fromkeys(OF_THE_INNER_ATTACK, "`noise`, which takes the place of the inner attack")
+        for name, reader in unread.items():
             value, default = getattr(self, name), getattr(HardenConfig, name)
             if value != default:
-                raise ArgumentError(f"`{name}` has no effect on {self.defense}, and stays {default}; got {value}")
+                raise ArgumentError(f"`{name}` has no effect on {reader}, and stays {default}; got {value}")
         check_given(self.checkpoint, self.model)
         if self.checkpoint is not None and self.out.resolve() == self.checkpoint.resolve():
             raise ArgumentError(
                 f"`out` is another folder than `checkpoint`, which stays as it is; got {self.out} twice"
             )
-        if self.noise and self.carry:
-            raise ArgumentError("`carry` is of the inner attack, and `noise` takes its place; give one of them")
 
 
 def harden(config: HardenConfig) -> Card:
@@ -227,9 +234,11 @@ def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBa
         keep_best=False,
     )
     noise = GaussianNoise(config.noise * config.robustness) if config.noise else None
-    inner = InnerAttack(noise or attack, seed=config.seed)
+    inner = InnerAttack(noise or attack, mode=config.attack_mode, seed=config.seed)
     if config.carry:
-        inner = CarriedInnerAttack(attack, items=len(bank), image_size=parent.image_size, seed=config.seed)
+        inner = CarriedInnerAttack(
+            attack, items=len(bank), image_size=parent.image_size, mode=config.attack_mode, seed=config.seed
+        )
     options = DefenseOptions(
         model=model,
         loss=build_loss(
