@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ def content() -> IndexContent:
         "sold": pa.array([[True, False, None][row % 3] for row in range(COUNT)]),
         "kind": pa.array([["x", "y"][row % 2] for row in range(COUNT)]).dictionary_encode(),
         "größe": pa.array([row % 3 for row in range(COUNT)]),
+        "camera model": pa.array([["X 100", "Y", None][row % 3] for row in range(COUNT)]),
+        'x"] == 1 or id >= 0 or metadata["': pa.array([row % 5 for row in range(COUNT)]),
+        "%s and 'a\\": pa.array([row % 7 for row in range(COUNT)]),
+        "taken": pa.array([date(2024, 1, 1 + row % 9) for row in range(COUNT)]),
+        "half": pa.array([[0.1, None, 3.0][row % 3] for row in range(COUNT)], pa.float16()),
     }
     packed = codes[np.random.default_rng(1).integers(0, 7, COUNT)]
     return IndexContent.empty(MODEL).added(packed, pa.table(columns), model=MODEL).without(np.arange(0, COUNT, 11))

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from saat.errors import ArgumentError
+from saat.index.grammar import Comparison
 from saat.index.rows import comparable_kind, digest_of, rows_of, table_of, text_of
-from saat.index.where import Comparison
 
 COLUMNS = {
     "text": pa.array(["é\n'\"\\", None, ""]),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, time
+from decimal import Decimal
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saat.errors import ArgumentError
-from saat.index.where import narrowed, parse, select
+from saat.index.grammar import narrowed, parse
+from saat.index.where import select
 
+BERLIN = pa.timestamp("us", "Europe/Berlin")
 TABLE = pa.table(
     {
         "id": [0, 1, 2, 3],
@@ -40,6 +45,64 @@ TABLE = pa.table(
 )
 def test_selects(where: str, ids: list[int]) -> None:
     assert select(TABLE, where).column("id").to_pylist() == ids
+
+
+OTHERS = pa.table(
+    {
+        "id": [0, 1, 2],
+        "day": pa.array([date(2024, 1, 1), date(2024, 5, 31), None]),
+        "taken": pa.array([datetime(2024, 1, 1, 12), datetime(2024, 5, 31), None], pa.timestamp("us")),
+        "in Berlin": pa.array([datetime(2024, 1, 1, 12), datetime(2024, 5, 30, 22), None], BERLIN),
+        "hour": pa.array([time(3), time(4, 30), None]),
+        "price": pa.array([Decimal("1.10"), Decimal("2.00"), None], pa.decimal128(10, 2)),
+        "half": pa.array([1.5, 2.0, None], pa.float16()),
+        "camera-model": pa.array(["X", "Y", None]).dictionary_encode(),
+        "and": [1, 2, None],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        ("day >= '2024-05-31'", [1]),
+        ("day == '2024-01-01'", [0]),
+        ("taken < '2024-05-31'", [0]),
+        ("taken <= '2024-05-31T00:00:00'", [0, 1]),
+        ("`in Berlin` >= '2024-05-31'", [1]),  # 22 o'clock of the day before, in UTC
+        ("`in Berlin` > '2024-05-31'", []),
+        ("`in Berlin` >= '2024-05-31T00:00:00Z'", []),
+        ("hour > '03:00'", [1]),
+        ("price == 1.1", [0]),
+        ("price >= 2", [1]),
+        ("half > 1.6", [1]),
+        ("half != 2", [0]),
+        ("`camera-model` == 'X'", [0]),
+        ("`camera-model` contains 'Y'", [1]),
+        ("`camera-model` has 'Y'", [1]),
+        ("`and` == 1 or `id` == 2", [0, 2]),
+    ],
+)
+def test_compares_what_columns_of_users_hold(where: str, ids: list[int]) -> None:
+    assert select(OTHERS, where).column("id").to_pylist() == ids
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("day >= 'May'", "compares a column with its own kind"),
+        ("day >= 5", "compares a column with its own kind"),
+        ("`in Berlin` >= 'May'", "compares a column with its own kind"),
+        ("hour > 'noon'", "compares a column with its own kind"),
+        ("price > 1e999", "compares a column with its own kind"),
+        ("price == 'x'", "compares a column with its own kind"),
+        ("camera == 1", "`camera-model`, day, half"),
+        ("`camera-model == 1", "wrong at '`camera-model"),
+    ],
+)
+def test_refuses_what_they_do_not_hold(where: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        select(OTHERS, where)
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])

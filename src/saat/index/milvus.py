@@ -14,11 +14,12 @@ import numpy as np
 
 from saat.errors import DataError, ServerError
 from saat.index.address import Address
+from saat.index.grammar import Comparison
 from saat.index.milvus_server import CONNECT_SECONDS, MilvusServer
 from saat.index.remote import Found, RemoteIndex
 from saat.index.rows import NOT_FINITE
 from saat.index.stored import Nearest, RemoteManifest, Stored, in_order
-from saat.index.where import OPERATORS, Comparison
+from saat.index.where import OPERATORS
 
 MOST = 16_384  # results of a search, at most: a rule of Milvus
 ROOM = 4 * MOST  # results of the queries of one request
@@ -218,7 +219,9 @@ class MilvusIndex(RemoteIndex[str]):
     def _term(self, part: Comparison, kind: str) -> str | None:
         column, sign, literal = part.column, part.sign, part.literal
         place = "id" if column == "id" else f'metadata["{column}"]'
-        if not column.isascii() or sign == "contains" or (column == "id" and isinstance(literal, float)):
+        if not column.isascii() or not _PLAIN.fullmatch(column):
+            return None
+        if sign == "contains" or (column == "id" and isinstance(literal, float)):
             return None
         if isinstance(literal, bool):
             value = literal if sign == "==" else not literal

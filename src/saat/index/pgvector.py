@@ -14,10 +14,10 @@ import numpy as np
 
 from saat.errors import ArgumentError, SaatError, ServerError
 from saat.index.address import Address
+from saat.index.grammar import Comparison
 from saat.index.remote import Found, RemoteIndex
 from saat.index.rows import text_of
 from saat.index.stored import Nearest, RemoteManifest, Stored, in_order
-from saat.index.where import Comparison
 
 MANIFESTS = "saat_manifests"  # table of the manifests, a row a table of items
 # Options of libpq where the address says nothing. A server that is gone would hold up searches for hours else.

@@ -15,9 +15,10 @@ from saat.errors import ArgumentError, DataError, check_at_least
 from saat.index.address import Address
 from saat.index.base import SearchResult, check_ids, check_items, check_packed
 from saat.index.content import IndexContent
+from saat.index.grammar import Comparison, narrowed, parse
 from saat.index.rows import comparable_kind, rows_of, table_of
 from saat.index.stored import Excerpt, Nearest, RemoteManifest, Stored
-from saat.index.where import Comparison, narrowed, parse, select
+from saat.index.where import select
 
 FETCHED = 4_096  # items of one request
 WIDER = 4  # times as many candidates, where those of before did not hold enough

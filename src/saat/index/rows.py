@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
-from saat.index.where import Comparison
+from saat.index.grammar import Comparison
 
 Row = dict[str, Any]
 # What a literal of a condition has to be for a column of a kind, so that a server compares as `saat.index.where` does.
