@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.objectives import MakeObjective, flips_objective
+from saat.attacks.objectives import OF_AIM_ALONE, MakeObjective, flips_objective
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.hamming import sign_codes
@@ -21,6 +21,12 @@ def clean_logits_of(model: nn.Module, images: Tensor) -> Tensor:
     with frozen(model), torch.no_grad():
         logits: Tensor = model(images).float()
     return logits
+
+
+def objective_toward(aim: Tensor, make_objective: MakeObjective, model: nn.Module, images: Tensor) -> CodeObjective:
+    """Return the objective of images (B, 3, H, W) with an aim (B, K), without clean logits where it needs none."""
+    needless = make_objective in OF_AIM_ALONE
+    return make_objective(aim, images.new_empty(0) if needless else clean_logits_of(model, images))
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class SemanticGoal:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of images (B, 3, H, W) with labels (B, C), at least one a row."""
         code = self.semantic_codes(self.bank, labels)
-        return self.make_objective(code if self.targeted else -code, clean_logits_of(model, images))
+        return objective_toward(code if self.targeted else -code, self.make_objective, model, images)
 
 
 @dataclass(frozen=True)
@@ -82,4 +88,4 @@ class CodesGoal:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:  # noqa: ARG002
         """Return the objective of images (B, 3, H, W); labels take no part."""
-        return self.make_objective(self.codes.to(images.device), clean_logits_of(model, images))
+        return objective_toward(self.codes.to(images.device), self.make_objective, model, images)

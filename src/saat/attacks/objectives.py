@@ -126,5 +126,8 @@ OBJECTIVES: Mapping[str, MakeObjective] = {
     "hag": hag_objective,
 }
 
+OF_AIM_ALONE = (weighted_objective, agreement_objective)
+"""Those that do not look at the clean logits."""
+
 RELAXED = ("weighted", "agreement", "hag")
 """Objectives on relaxed codes, which the papers sharpen over the search."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.goals import clean_logits_of
+from saat.attacks.goals import objective_toward
 from saat.attacks.objectives import MakeObjective, flips_objective
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
@@ -185,5 +185,5 @@ class PrototypeGoal:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of images (B, 3, H, W) toward labels (B, C), those of the target."""
-        logits = clean_logits_of(model, images)
-        return self.make_objective(prototype_codes(self.net, labels).to(logits.device), logits)
+        aim = prototype_codes(self.net, labels).to(images.device)
+        return objective_toward(aim, self.make_objective, model, images)
