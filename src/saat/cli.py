@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 
 # OpenMP threads that spin while the other cores are busy slow everything down; torch reads this when it is imported.
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that `--model mine:factory` finds mine.py in the folder where the user stands
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # of Pillow, below our own limit
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command, config = COMMANDS[words], None
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from saat.data.collection import Collection
-from saat.data.decoding import MAX_PIXELS, decode_rows
+from saat.data.decoding import UPLOAD_PIXELS, decode_rows
 from saat.data.fashion import read_fashion
 from saat.data.folder import read_folder
 from saat.data.image_list import read_image_list
@@ -21,7 +21,7 @@ from saat.data.table import read_parquet
 from saat.data.torchvision_sets import reader_of
 from saat.errors import ArgumentError, DataError, check_at_least, check_choice
 
-LARGEST = math.isqrt(MAX_PIXELS)  # height and width, in pixels; larger images are not decoded either
+LARGEST = math.isqrt(UPLOAD_PIXELS)  # height and width, in pixels; a service takes no larger images either
 
 log = logging.getLogger(__name__)
 

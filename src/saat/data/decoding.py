@@ -6,8 +6,9 @@ import hashlib
 import io
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,9 @@ from saat.data.collection import Collection, Content
 from saat.errors import DataError
 from saat.runtime import available_cores, progress
 
-MAX_PIXELS = 40_000_000  # checked before decoding, so that a decompression bomb costs nothing
+# Checked before decoding, so that a decompression bomb costs nothing.
+OWN_PIXELS = 178_000_000  # of files that their owner gives: photographs of large cameras are in; Pillow opens few more
+UPLOAD_PIXELS = 40_000_000  # of images that anyone sends
 # Pillow knows forty more, most of them rarely tried with hostile bytes, and one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 STRIP = 1_000_000  # pixels laid over white at a time
@@ -50,27 +53,51 @@ def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.memmap(file, np.uint8, mode="w+", shape=shape)
 
 
+def check_upload(content: bytes) -> None:
+    """Raise if what someone sent is an image of more than `UPLOAD_PIXELS`, by its header alone.
+
+    Raises:
+        DataError: it is too large, or no image.
+    """
+    with _named_damage(content):
+        _opened(content, UPLOAD_PIXELS)
+
+
 def open_image(content: Content) -> Image.Image:
     """Return an upright RGB image, the first frame of an animated one.
 
     Raises:
-        DataError: the content is damaged, too large, or no image.
+        DataError: the content is damaged, larger than `OWN_PIXELS`, or no image.
     """
     if not isinstance(content, bytes):
         return Image.fromarray(content)
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    with _named_damage(content):
+        image = _opened(content, OWN_PIXELS)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
         if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
             raise DataError("pixels of 32 bits, of which nothing says what is white")
         return as_rgb(image)
+
+
+def _opened(content: bytes, max_pixels: int) -> Image.Image:
+    """Return an image of which only the header has been read."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:  # whose text has Pillow's own limit
+        raise DataError(f"more than {max_pixels:,} pixels") from None
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
+    return image
+
+
+@contextmanager
+def _named_damage(content: bytes) -> Iterator[None]:
+    """Raise whatever goes wrong with `content` inside as a `DataError` that says what."""
+    try:
+        yield
     except DataError:
         raise
-    except Image.DecompressionBombError:  # whose text has Pillow's own limit
-        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:  # its own text holds a memory address, another one in each run
         raise DataError("not an image" if content else "empty") from None
     except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, EOFError, ...

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from saat import __version__
 from saat.data.collection import Content
+from saat.data.decoding import check_upload
 from saat.errors import DataError, ServerError
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import About, Answer, Item
@@ -271,9 +272,15 @@ def _check_one(image: UploadFile | None, item: int | None) -> None:
 
 
 def _bytes_of(image: UploadFile | None) -> bytes:
-    """Return an upload, which `_check_one` has found to be there; called in a thread that has been let in."""
+    """Return an upload, which `_check_one` has found to be there; called in a thread that has been let in.
+
+    Raises:
+        DataError: it has too many pixels, or is no image.
+    """
     assert image is not None
-    return image.file.read()
+    content = image.file.read()
+    check_upload(content)
+    return content
 
 
 def _picture(engine: SearchEngine, number: int, side: int) -> tuple[bytes, str]:
