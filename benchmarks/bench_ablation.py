@@ -38,7 +38,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "saat, one-cycle": SAAT
     | {"fit": replace(SAAT["fit"], batch_size=128, learning_rate=0.4, weight_decay=5e-4, schedule="one-cycle")},
     "saat, margin": SAAT | {"objective": "margin"},
-    "saat, carried": SAAT | {"carry": True, "steps": 2, "step_size": 6 / 255, "fit": replace(SAAT["fit"], epochs=16)},
+    "saat, carried": SAAT | {"carry": True, "steps": 2, "step_size": 6 / 255, "fit": replace(SAAT["fit"], epochs=18)},
     "saat, unlabeled": SAAT | {"unlabeled": True, "fit": replace(SAAT["fit"], epochs=2)},
     "distill": DEFENSES["distill"],
     "query-side": WHOLE,

@@ -52,7 +52,7 @@ class Protocol:
 
 
 def paper_fit(epochs: int) -> FitOptions:
-    """Return the papers' way to train: SGD at 0.05 in batches of 32, x0.1 at 1/2 and 3/4, no augmentation."""
+    """Return how SAAT hardens, and all train here: SGD at 0.05, batches of 32, x0.1 at 1/2 and 3/4, no augmentation."""
     return FitOptions(epochs=epochs, batch_size=32, schedule="multistep", augment=False)
 
 

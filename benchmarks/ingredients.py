@@ -43,7 +43,7 @@ class Remembered(InnerAttack):
     """An inner attack that gives its last images again until it is told to forget them."""
 
     def __init__(self, inner: InnerAttack) -> None:
-        super().__init__(inner.attack, seed=inner.seed)
+        super().__init__(inner.attack, mode=inner.mode, seed=inner.seed)
         self.kept: Tensor | None = None
 
     def forward(self, model: nn.Module, batch: Batch, objective: CodeObjective) -> Tensor:
@@ -99,7 +99,7 @@ class GrowingRadius(InnerAttack):
     """An inner attack whose radius and step grow in a line from nothing, over the first calls."""
 
     def __init__(self, inner: InnerAttack, calls_to_grow: int) -> None:
-        super().__init__(inner.attack, seed=inner.seed)
+        super().__init__(inner.attack, mode=inner.mode, seed=inner.seed)
         attack = cast(PGD, inner.attack)
         self.epsilon, self.step_size, self.calls_to_grow = attack.threat.epsilon, attack.step_size, calls_to_grow  # type: ignore[union-attr]
 

@@ -70,6 +70,7 @@ def test_the_schedules_are_these_lines():
     one_cycle = [SCHEDULES["one-cycle"](share) for share in done]
     assert one_cycle == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.01 / 0.7])
     assert [SCHEDULES["linear"](share) for share in (0.0, 0.25)] == [1.0, 0.75]
+    assert [SCHEDULES["thirds"](share) for share in (0.33, 0.34, 0.66, 0.67)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
     assert [SCHEDULES["multistep"](share) for share in (0.49, 0.5, 0.74, 0.75)] == [1.0, 0.1, 0.1, 0.01]
 
 

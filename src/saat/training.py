@@ -24,6 +24,7 @@ LOG_FILE = "train.jsonl"
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "linear": lambda done: 1.0 - done,
     "multistep": lambda done: 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+    "thirds": lambda done: 0.1 ** int(3.0 * done),
     "one-cycle": lambda done: done / 0.3 if done < 0.3 else (1.0 - done) / 0.7,
 }
 """Share of the training that is done, in [0, 1) -> factor of the learning rate."""
@@ -39,7 +40,8 @@ class FitOptions:
         learning_rate: of SGD, at its highest.
         momentum: of SGD.
         weight_decay: of SGD.
-        schedule: of the learning rate: linear (to zero), multistep (x0.1 at 1/2 and again at 3/4), or one-cycle (up
+        schedule: of the learning rate: linear (to zero), multistep (x0.1 at 1/2 and again at 3/4),
+            thirds (x0.1 at 1/3 and again at 2/3), or one-cycle (up
             from zero for 0.3 of the steps, and down to zero).
         augment: random crop and horizontal flip of train images.
         average: end with a running average of the weights that keeps this share of itself at each step; 0 for the last

@@ -66,8 +66,8 @@ def test_in_train_mode_the_inner_attack_moves_them_too(model):
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_in_train_mode_it_is_the_loop_as_released(model):
-    """Two batches of the published loop, written down plainly, lead to the same weights and batch statistics."""
+def test_in_train_mode_it_is_the_published_loop(model):
+    """Two batches of that, written down plainly, lead to the same weights and batch statistics."""
     model.backbone[5].p = 0.0  # whose draws would not be the same
     plain = deepcopy(model)
     step = make_step(mode="train")

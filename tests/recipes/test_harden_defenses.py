@@ -130,6 +130,26 @@ def test_every_preset_is_a_valid_configuration(preset: str) -> None:
     assert made.fit.epochs == PRESETS[preset]["fit"]["epochs"]
 
 
+def test_presets_of_papers_attack_in_train_mode_as_released() -> None:
+    modes = {name: PRESETS[name].get("attack_mode", "eval") for name in PRESETS}
+    assert [name for name in modes if modes[name] == "train"] == ["paper", "cgat", "atrdh"]
+    assert PRESETS["paper"]["fit"] == {**PRESETS["saat"]["fit"], "momentum": 0.0}
+
+
+@pytest.mark.parametrize("carry", ["false", "true"])
+def test_in_train_mode_the_steps_of_the_inner_attack_move_batch_statistics(
+    carry: str, tiny: Path, tmp_path: Path
+) -> None:
+    seen = {}
+    for mode in ("eval", "train"):
+        words = ["harden", f"--checkpoint={tiny}", f"--out={tmp_path / mode}", *QUICK, f"--carry={carry}"]
+        assert main([*words, f"--attack_mode={mode}"]) == 0
+        weights = load_file(tmp_path / mode / "model.safetensors")
+        seen[mode] = next(int(value) for name, value in weights.items() if name.endswith("num_batches_tracked"))
+    batches = 2
+    assert seen["train"] - seen["eval"] == 2 * batches  # two steps each
+
+
 def test_the_preset_of_query_side_has_its_own_training() -> None:
     parser = make_parser("query-side", "harden", COMMANDS["harden"])
     made = parser.instantiate(parser.parse_args(["--checkpoint=x", "--out=y"]))

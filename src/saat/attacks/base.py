@@ -144,8 +144,8 @@ class Attack(ABC):
     def __call__(self, model: nn.Module, images: Tensor, objective: CodeObjective, *, seed: int = 0) -> Tensor:
         """Return adversarial images (B, 3, H, W) in [0, 1], inside the threat model, detached.
 
-        The model is in eval mode during the search (batch statistics and dropout never take part) and is left as it
-        was; gradients reach the images only.
+        The model is in eval mode during the search (batch statistics and dropout take no part, unless it is the view
+        of an inner attack in train mode) and is left as it was; gradients reach the images only.
 
         Args:
             model: images (B, 3, H, W) in [0, 1] -> logits (B, K).

@@ -48,8 +48,10 @@ class SaatStep(nn.Module):
 
     The bank follows the model: each batch puts its new clean codes there, after the inner attack and before the
     semantic codes of the loss. The model sees adversarial images before clean ones, which batch statistics remember.
-    Both as released. *Differs from the papers*: rows without a label, which have no semantic code, take part in the
-    hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode, as every attack of saat.
+    Both as released. *Differs from the released codes*: their bank shares its storage with the memory of the DPH loss,
+    so that of images seen in earlier batches relaxed codes vote, where the papers and this have signs; rows without a
+    label, which have no semantic code, take part in the hashing loss only; and unless `inner` has the mode `train`, it
+    attacks in eval mode, as every attack of saat.
 
     Args:
         loss: the hashing loss that the model was trained with.
