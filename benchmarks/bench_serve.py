@@ -182,7 +182,8 @@ def encoder_rate(checkpoint: Path, work: Path, seconds: float) -> tuple[float, f
     batches = [contents[start : start + BATCH] for start in range(0, len(contents), BATCH)]
 
     def prepare(content: bytes) -> Any:
-        image = resize_image(open_image(content), size=encoder.image_size, crop_border=encoder.crop_border)
+        with open_image(content) as whole:
+            image = resize_image(whole, size=encoder.image_size, crop_border=encoder.crop_border)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     with ThreadPoolExecutor(available_cores()) as pool:

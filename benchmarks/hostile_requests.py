@@ -122,7 +122,7 @@ def _silent(draw: random.Random, photo: bytes, _: float) -> Hostile:
 
 
 def _bomb(draw: random.Random, _: bytes, __: float) -> Hostile:
-    side = draw.choice([6_300, 20_000, 65_000, 2**31 - 1])  # the first is just within what is decoded
+    side = draw.choice([6_300, 13_000, 20_000, 65_000, 2**31 - 1])  # the first is just within what is decoded
     if draw.random() < 0.3:
         return Hostile("bomb", [post(upload(b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0) + bytes(99)))])
     return Hostile("bomb", [post(upload(png(side), name="a.png"))])

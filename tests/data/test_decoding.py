@@ -16,44 +16,49 @@ from saat.errors import DataError
 ORIENTATION = 0x0112  # the EXIF tag
 
 
+def image_of(content) -> Image.Image:
+    with open_image(content) as image:
+        return image
+
+
 def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {})])
 def test_lossless_formats_give_the_same_pixels(kind, options):
-    assert np.array_equal(pixels(open_image(encoded(picture(1), kind, **options))), pixels(picture(1)))
+    assert np.array_equal(pixels(image_of(encoded(picture(1), kind, **options))), pixels(picture(1)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_lossy_formats_come_near(kind):
-    assert np.abs(pixels(open_image(encoded(picture(1), kind, quality=95))) - pixels(picture(1))).mean() < 6
+    assert np.abs(pixels(image_of(encoded(picture(1), kind, quality=95))) - pixels(picture(1))).mean() < 6
 
 
 def test_gray_becomes_three_equal_channels():
-    opened = pixels(open_image(encoded(picture(1).convert("L"))))
+    opened = pixels(image_of(encoded(picture(1).convert("L"))))
     assert opened.shape == (16, 24, 3)
     assert (opened == pixels(picture(1).convert("L"))[:, :, None]).all()
 
 
 def test_sixteen_bit_gray_keeps_its_upper_byte():
     gray = np.array([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
-    assert pixels(open_image(encoded(Image.fromarray(gray))))[0, :, 0].tolist() == [0, 0, 1, 0x80, 0xFF]
+    assert pixels(image_of(encoded(Image.fromarray(gray))))[0, :, 0].tolist() == [0, 0, 1, 0x80, 0xFF]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_pixels_lie_over_white(mode):
     image = Image.new("L", (2, 1), 0).convert(mode)
     image.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
-    assert pixels(open_image(encoded(image))).tolist() == [[[255] * 3, [0] * 3]]
+    assert pixels(image_of(encoded(image))).tolist() == [[[255] * 3, [0] * 3]]
 
 
 def test_palette_with_transparency():
     image = Image.new("P", (2, 1))
     image.putpalette([200, 0, 0, 0, 0, 200])
     image.putpixel((1, 0), 1)
-    assert pixels(open_image(encoded(image, transparency=0))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
-    assert pixels(open_image(encoded(image, transparency=b"\x00\xff"))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+    assert pixels(image_of(encoded(image, transparency=0))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
+    assert pixels(image_of(encoded(image, transparency=b"\x00\xff"))).tolist() == [[[255, 255, 255], [0, 0, 200]]]
 
 
 def see_through_pictures():
@@ -77,7 +82,7 @@ def test_strips_over_white_are_the_whole_over_white(content, monkeypatch):
     whole = Image.open(io.BytesIO(content)).convert("RGBA")
     wanted = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
     monkeypatch.setattr(decoding, "STRIP", 24 * 5)
-    assert np.array_equal(pixels(open_image(content)), pixels(wanted))
+    assert np.array_equal(pixels(image_of(content)), pixels(wanted))
 
 
 PEAK = """
@@ -88,10 +93,12 @@ def peak():
     return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 content = io.BytesIO()
 Image.new("RGB", (8, 8)).save(content, "PNG")
-open_image(content.getvalue())
+with open_image(content.getvalue()):
+    pass
 content = sys.stdin.buffer.read()
 before = peak()
-image = open_image(content)
+with open_image(content) as image:
+    pass
 print((peak() - before) / (4 * image.width * image.height))
 """
 
@@ -106,7 +113,7 @@ def test_an_image_is_in_memory_hardly_more_often_than_it_has_to_be(mode, most):
 
 
 def test_cmyk_jpeg():
-    opened = open_image(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    opened = image_of(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
     red, green, blue = pixels(opened)[8, 8]
     assert opened.mode == "RGB"
     assert red > 200 > 60 > max(green, blue)
@@ -115,14 +122,14 @@ def test_cmyk_jpeg():
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # turn by a quarter, clockwise
-    opened = open_image(encoded(picture(1), exif=exif))
+    opened = image_of(encoded(picture(1), exif=exif))
     assert opened.size == (16, 24)
     assert np.array_equal(pixels(opened), np.rot90(pixels(picture(1)), -1))
 
 
 def test_first_frame_of_an_animation():
     frames = [picture(seed).quantize(16) for seed in (1, 2)]
-    opened = open_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    opened = image_of(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert np.abs(pixels(opened) - pixels(frames[0].convert("RGB"))).max() <= 2
 
 
@@ -155,17 +162,38 @@ def test_a_pixel_bomb_is_refused_by_its_header():
     with pytest.raises(DataError, match="8000 x 5001 pixels, more than 40,000,000"):
         check_upload(bomb)
     with pytest.raises(DataError, match="more than 178,000,000 pixels"):  # where Pillow itself refuses
-        open_image(encoded(Image.new("1", (14_000, 14_000))))
+        image_of(encoded(Image.new("1", (14_000, 14_000))))
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(decoding, "UPLOAD_PIXELS", 100)
+    with open_image(encoded(picture(1, width=10, height=10))):
+        assert not decoding._LARGE.locked()
+    with open_image(encoded(picture(1, width=10, height=11))):
+        assert decoding._LARGE.locked()  # while it is used, too
+    with pytest.raises(DataError), open_image(encoded(picture(1, width=10, height=11))[:-30]):
+        pass
+    assert not decoding._LARGE.locked()
+
+
+def test_a_jpeg_is_decoded_to_as_much_as_is_needed():
+    large = encoded(picture(1, width=640, height=480), "JPEG", quality=95)
+    with open_image(large, side=40) as image:
+        assert image.size == (160, 120)
+        near = pixels(image.resize((40, 30), Image.Resampling.BOX))
+    assert np.abs(near - pixels(image_of(large).resize((40, 30), Image.Resampling.BOX))).mean() < 2
+    with open_image(encoded(picture(1, width=640, height=480)), side=40) as image:
+        assert image.size == (640, 480)
 
 
 def test_a_photograph_of_a_large_camera_is_read():
-    assert open_image(encoded(Image.new("1", (8256, 5504)), "TIFF")).size == (8256, 5504)
+    assert image_of(encoded(Image.new("1", (8256, 5504)), "TIFF")).size == (8256, 5504)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_without_a_known_white_are_named(mode):
     with pytest.raises(DataError, match="pixels of 32 bits, of which nothing says what is white"):
-        open_image(encoded(Image.new(mode, (4, 4), 1), "TIFF"))
+        image_of(encoded(Image.new(mode, (4, 4), 1), "TIFF"))
 
 
 def test_crop_border_comes_before_resizing():
@@ -223,11 +251,11 @@ def test_large_stores_lie_in_a_file(monkeypatch):
 def test_images_of_known_formats_are_read(kind):
     content = io.BytesIO()
     Image.new("RGB", (6, 4), "white").save(content, kind)
-    assert open_image(content.getvalue()).size == (6, 4)
+    assert image_of(content.getvalue()).size == (6, 4)
 
 
 def test_other_formats_are_not_tried():
     content = io.BytesIO()
     Image.new("RGB", (6, 4), "white").save(content, "EPS")  # Pillow would start Ghostscript on it
     with pytest.raises(DataError, match=r"^not an image$"):
-        open_image(content.getvalue())
+        image_of(content.getvalue())

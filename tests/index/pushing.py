@@ -35,6 +35,8 @@ def content() -> IndexContent:
         "camera model": pa.array([["X 100", "Y", None][row % 3] for row in range(COUNT)]),
         'x"] == 1 or id >= 0 or metadata["': pa.array([row % 5 for row in range(COUNT)]),
         "%s and 'a\\": pa.array([row % 7 for row in range(COUNT)]),
+        "a][b": pa.array([row % 4 for row in range(COUNT)]),
+        "hash": pa.array([[1, 2**64 - 1][row % 2] for row in range(COUNT)], pa.uint64()),
         "taken": pa.array([date(2024, 1, 1 + row % 9) for row in range(COUNT)]),
         "half": pa.array([[0.1, None, 3.0][row % 3] for row in range(COUNT)], pa.float16()),
     }

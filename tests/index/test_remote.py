@@ -54,6 +54,8 @@ CONDITIONS = [
     "`camera model` contains '100' and id < 90",
     '`x"] == 1 or id >= 0 or metadata["` == 3',
     "`%s and 'a\\` == 3",
+    "`a][b` == 2",
+    "hash > 1",
     "taken >= '2024-01-07'",
     "half > 1.6 or half == 0.1",
     "id == 5 or label == 'dog' and price > 0",

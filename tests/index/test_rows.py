@@ -49,7 +49,12 @@ def test_every_type_comes_back() -> None:
 
 @pytest.mark.parametrize(
     "column",
-    [pa.array([b"\xff"]), pa.array([[float("nan")]]), pa.array([[datetime.date(2024, 1, 1)]])],
+    [
+        pa.array([b"\xff"]),
+        pa.array([[float("nan")]]),
+        pa.array([[datetime.date(2024, 1, 1)]]),
+        pa.array([10**7], pa.date32()),
+    ],
 )
 def test_what_json_cannot_hold_is_named(column: pa.Array) -> None:
     with pytest.raises(ArgumentError, match="'odd' is"):

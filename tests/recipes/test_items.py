@@ -105,6 +105,27 @@ def test_what_a_folder_has_beside_its_images_is_told(tmp_path: Path) -> None:
         read_items([tmp_path])
 
 
+def test_columns_that_python_has_no_values_for_are_shown_as_text(tiny: Path, tmp_path: Path) -> None:
+    Image.fromarray(read_fashion().read(0)).save(tmp_path / "a.png")
+    columns = {
+        "image": [(tmp_path / "a.png").read_bytes()],
+        "found": pa.array([10**7], pa.date32()),
+        "here": pa.array([0], pa.timestamp("us", "Nowhere/Else")),
+        "notes": pa.array([["x"]], pa.large_list(pa.string_view())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    build(BuildConfig(checkpoint=tiny, images=[tmp_path / "set.parquet"], out=tmp_path / "index", quiet=True))
+    (hit,) = search(SearchConfig(index=tmp_path / "index", image=tmp_path / "a.png", quiet=True))
+    assert (hit["found"], hit["here"], hit["notes"]) == ("29349-01-26", "1970-01-01 00:00:00.000000", ["x"])
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    table = pa.table([pa.array([b"x"]), pa.array([1]), pa.array([2])], names=["image", "price", "price"])
+    pq.write_table(table, tmp_path / "set.parquet")
+    with pytest.raises(DataError, match=r"have a name each; .* has 'price' twice"):
+        read_items([tmp_path / "set.parquet"])
+
+
 def test_columns_of_results_keep_their_places(tiny: Path, tmp_path: Path) -> None:
     images = [(tmp_path / name).with_suffix(".png") for name in ("a\nb", "c")]
     for row, image in enumerate(images):

@@ -38,6 +38,23 @@ def guarded(served: Any, serve: Start, tmp_path_factory: pytest.TempPathFactory)
         yield server.url, folder / "index"
 
 
+def test_uploads_of_too_many_pixels_are_refused_wherever_they_go(served: Any, serve: Start, tmp_path: Path) -> None:
+    shutil.copytree(served.index, tmp_path / "index")
+    (tmp_path / "token").write_text(TOKEN)
+    buffer = io.BytesIO()
+    Image.new("1", (8000, 5001)).save(buffer, "PNG")  # a whole image, which an owner's file may well be
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with serve(f"--index={tmp_path / 'index'}", f"--token_file={tmp_path / 'token'}", "--lab=true") as server:
+        for path, name in {
+            "search": "image",
+            "search/batch": "images",
+            "items": "image",
+            "lab/attack": "image",
+        }.items():
+            answer = httpx.post(f"{server.url}/{path}", files={name: buffer.getvalue()}, headers=headers, timeout=60)
+            assert (answer.status_code, "more than 40,000,000" in answer.text) == (422, True), (path, answer.text)
+
+
 def test_a_token_opens_everything_but_health(guarded: tuple[str, Path]) -> None:
     url, _ = guarded
     asked = [

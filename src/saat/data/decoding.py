@@ -8,8 +8,9 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from saat.runtime import available_cores, progress
 # Checked before decoding, so that a decompression bomb costs nothing.
 OWN_PIXELS = 178_000_000  # of files that their owner gives: photographs of large cameras are in; Pillow opens few more
 UPLOAD_PIXELS = 40_000_000  # of images that anyone sends
+_LARGE = Lock()  # larger ones are decoded one at a time: each takes up to ten bytes a pixel
 # Pillow knows forty more, most of them rarely tried with hostile bytes, and one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 STRIP = 1_000_000  # pixels laid over white at a time
@@ -63,21 +65,32 @@ def check_upload(content: bytes) -> None:
         _opened(content, UPLOAD_PIXELS)
 
 
-def open_image(content: Content) -> Image.Image:
-    """Return an upright RGB image, the first frame of an animated one.
+@contextmanager
+def open_image(content: Content, *, side: int = 0) -> Iterator[Image.Image]:
+    """Give an upright RGB image, the first frame of an animated one; large ones to one thread at a time.
+
+    Args:
+        content: an image file, or pixels.
+        side: if this many pixels a side suffice, a JPEG is decoded to a part of its size, down to twice that many.
 
     Raises:
         DataError: the content is damaged, larger than `OWN_PIXELS`, or no image.
     """
     if not isinstance(content, bytes):
-        return Image.fromarray(content)
+        yield Image.fromarray(content)
+        return
     with _named_damage(content):
         image = _opened(content, OWN_PIXELS)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
-        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-            raise DataError("pixels of 32 bits, of which nothing says what is white")
-        return as_rgb(image)
+        if side:
+            image.draft("RGB", (2 * side, 2 * side))
+    with _LARGE if image.width * image.height > UPLOAD_PIXELS else nullcontext():
+        with _named_damage(content):
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise DataError("pixels of 32 bits, of which nothing says what is white")
+            image = as_rgb(image)
+        yield image
 
 
 def _opened(content: bytes, max_pixels: int) -> Image.Image:
@@ -143,8 +156,9 @@ def decode_image(content: Content, *, size: int, crop_border: int) -> NDArray[np
     Raises:
         DataError: the content is damaged, too large, or no image.
     """
-    image = resize_image(open_image(content), size=size, crop_border=crop_border)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    with open_image(content) as image:
+        resized = resize_image(image, size=size, crop_border=crop_border)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def decode_rows(
@@ -165,10 +179,11 @@ def decode_rows(
     def decode(place: int) -> tuple[str, str]:
         row = int(rows[place])
         try:
-            image = open_image(collection.read(row))
-            digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-            digest.update(image.tobytes())
-            images[place] = np.asarray(resize_image(image, size=size, crop_border=crop_border)).transpose(2, 0, 1)
+            with open_image(collection.read(row)) as image:
+                digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+                digest.update(image.tobytes())
+                resized = resize_image(image, size=size, crop_border=crop_border)
+            images[place] = np.asarray(resized).transpose(2, 0, 1)
         except FileNotFoundError:
             return "", f"{collection.item_names[row]}: file not found"
         except (DataError, OSError) as error:

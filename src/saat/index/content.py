@@ -104,8 +104,9 @@ class IndexContent:
         # Slices are views. `take` would first join the chunks of a column, all its text for a few rows, and it fails
         # where that is more than 2 GiB.
         slices = [self.metadata.slice(place, 1) for place in places.tolist()]
-        rows: list[dict[str, Any]] = pa.concat_tables([self.metadata.slice(0, 0), *slices]).to_pylist()
-        return rows
+        table = pa.concat_tables([self.metadata.slice(0, 0), *slices])
+        columns = [_values(column) for column in table.columns]
+        return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def added(self, packed: NDArray[np.uint8], columns: pa.Table, *, model: ModelKey) -> IndexContent:
         """Return this index with more items, which get the next ids in their order.
@@ -157,6 +158,20 @@ class IndexContent:
         )
 
 
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column; dates and times that Python has none of, such as nanoseconds, as texts.
+
+    >>> _values(pa.chunked_array([pa.array([10_000_000], pa.date32())]))
+    ['29349-01-26']
+    """
+    try:
+        return list(column.to_pylist())
+    except (pa.ArrowException, ValueError, OverflowError):
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp(column.type.unit))  # whose zone may be unknown here
+        return list(column.cast(pa.string()).to_pylist())
+
+
 def without_views(columns: pa.Table) -> pa.Table:
     """Return columns with texts and bytes in place of Arrow's views of them, which pyarrow cannot filter.
 
@@ -170,6 +185,12 @@ def without_views(columns: pa.Table) -> pa.Table:
 def _without_views(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
+    if pa.types.is_map(kind):
+        return pa.map_(_without_views(kind.key_type), _without_views(kind.item_type))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)

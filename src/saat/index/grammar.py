@@ -17,7 +17,7 @@ _TOKEN = re.compile(
     |(?P<number>-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?\b)
     |(?P<sign>==|!=|<=|>=|<|>|\(|\))
     |(?P<word>[^\W\d]\w*)
-    |`(?P<name>[^`]+)`
+    |`(?P<name>(?:[^`]|``)*)`
     )""",
     re.VERBOSE,
 )
@@ -115,7 +115,7 @@ def _as_written(column: str) -> str:
     >>> _as_written("label"), _as_written("photo id")
     ('label', '`photo id`')
     """
-    return column if re.fullmatch(r"[^\W\d]\w*", column) else f"`{column}`"
+    return column if re.fullmatch(r"[^\W\d]\w*", column) else "`" + column.replace("`", "``") + "`"
 
 
 class _Parser:
@@ -184,7 +184,9 @@ class _Parser:
             self._depth -= 1
             return condition
         kind, column = self._take()
-        if kind not in ("word", "name"):
+        if kind == "name":
+            column = column.replace("``", "`")
+        elif kind != "word":
             raise self._wrong(column)
         if column not in self._columns:
             known = sorted(self._columns)

@@ -26,6 +26,7 @@ ROOM = 4 * MOST  # results of the queries of one request
 MANIFEST_ID = -1  # of the row that holds the manifest; ids of items are at least 0
 ENDS = ("_saat_0", "_saat_1")  # of the names of the two collections, after that of the alias
 # What stands in a string as it is. Texts with other signs are not sent: such a condition is sifted here.
+_NAME = re.compile(r"[\w -]+", re.ASCII)  # of a column that its filters find; some others break them
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\x7f]*')
 
 
@@ -219,7 +220,7 @@ class MilvusIndex(RemoteIndex[str]):
     def _term(self, part: Comparison, kind: str) -> str | None:
         column, sign, literal = part.column, part.sign, part.literal
         place = "id" if column == "id" else f'metadata["{column}"]'
-        if not column.isascii() or not _PLAIN.fullmatch(column):
+        if not _NAME.fullmatch(column):
             return None
         if sign == "contains" or (column == "id" and isinstance(literal, float)):
             return None

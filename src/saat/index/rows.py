@@ -94,7 +94,7 @@ def _plain(name: str, column: pa.ChunkedArray) -> list[Any]:
         values = given if _has_parts(column.type) else list(column.cast(pa.string()).to_pylist())
         if _typed(json.loads(json.dumps(values, allow_nan=False)), column.type).to_pylist() == given:
             return values
-    except (pa.ArrowException, TypeError, ValueError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
         pass  # said below
     raise ArgumentError(f"a column on a server has values that JSON can hold; {name!r} is {column.type}")
 

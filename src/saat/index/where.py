@@ -47,7 +47,7 @@ def select(table: pa.Table, where: str) -> pa.Table:
     condition = parse(where, table.column_names)
     try:
         return table.filter(_expression(condition, table.schema))
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, TypeError, ValueError, KeyError, OverflowError) as error:
         kinds = ", ".join(f"{field.name} is {field.type}" for field in table.schema)
         raise ArgumentError(f"`where` compares a column with its own kind ({kinds}); got {where!r}: {error}") from error
 
@@ -101,25 +101,37 @@ def _sides(part: Comparison, kind: pa.DataType) -> tuple[Any, Any]:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         column = column.cast(kind)
-    if pa.types.is_integer(kind) and isinstance(literal, float):
-        column = column.cast(pa.float64(), safe=False)  # pyarrow would take float32, and refuse large integers
-    elif pa.types.is_float16(kind):
-        column = column.cast(pa.float32())
-    elif pa.types.is_decimal(kind) and not isinstance(literal, str | bool):
-        return column, pa.scalar(Decimal(str(literal)))
-    elif pa.types.is_temporal(kind) and isinstance(literal, str):
-        return column, _moment(literal, kind)
+    if isinstance(literal, int | float) and not isinstance(literal, bool):
+        return _numbers(column, literal, kind)
+    if pa.types.is_temporal(kind) and isinstance(literal, str):
+        return (column.cast(pa.time64("us")) if pa.types.is_time32(kind) else column), _moment(literal, kind)
+    return column, literal
+
+
+def _numbers(column: Any, literal: float, kind: pa.DataType) -> tuple[Any, Any]:
+    """Return a column of numbers and a number as pyarrow can compare them, where it would choose too narrow a type."""
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.decimal256(kind.precision, kind.scale)), pa.scalar(Decimal(str(literal)))
+    if pa.types.is_floating(kind):
+        return column.cast(pa.float64()), float(literal)
+    if kind == pa.uint64() and isinstance(literal, int) and 0 <= literal < 2**64:
+        return column, pa.scalar(literal, kind)
+    if kind == pa.uint64() or (pa.types.is_integer(kind) and isinstance(literal, float)):
+        return column.cast(pa.float64(), safe=False), float(literal)
     return column, literal
 
 
 def _moment(text: str, kind: pa.DataType) -> pa.Scalar:
-    """Return a date or time as a value of `kind`.
+    """Return a date or time as a value of `kind`, a time of seconds or thousandths as one of millionths.
 
     >>> _moment("2024-05-31", pa.timestamp("s", "Europe/Berlin")).as_py().isoformat()
     '2024-05-31T00:00:00+02:00'
     """
     if pa.types.is_time(kind):
-        return pa.scalar(time.fromisoformat(text), kind)
+        moment = time.fromisoformat(text)
+        if moment.tzinfo is not None:
+            raise ValueError("a column of times has no time zone")
+        return pa.scalar(moment, pa.time64("us") if pa.types.is_time32(kind) else kind)
     if pa.types.is_timestamp(kind) and kind.tz:
         try:
             return pc.assume_timezone(pa.scalar(text).cast(pa.timestamp(kind.unit)), kind.tz)

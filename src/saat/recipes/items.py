@@ -184,6 +184,10 @@ def _from_parquet(path: Path) -> Items:
     collection = read_parquet(path, labeled=False)
     files = parquet_files(path)
     names = {file: [name for name in pq.read_schema(file).names if name not in OF_SET] for file in files}
+    for file, given in names.items():
+        if len(given) > len(set(given)):
+            twice = next(name for name in given if given.count(name) > 1)
+            raise DataError(f"columns of a Parquet set have a name each; {file} has {twice!r} twice")
     renamed = _renamed({name for given in names.values() for name in given})
     tables = [
         without_views(pq.read_table(file, columns=given)).rename_columns([renamed.get(name, name) for name in given])

@@ -50,7 +50,8 @@ def write_sheet(path: Path, query: Content, hits: Sequence[Mapping[str, Any]]) -
 
 def _picture(content: Content) -> Image.Image:
     """Return an image as a square tile, whole, on the paper's color."""
-    return ImageOps.pad(open_image(content), (SIDE, SIDE), method=Image.Resampling.LANCZOS, color=PAPER)
+    with open_image(content, side=SIDE) as image:
+        return ImageOps.pad(image, (SIDE, SIDE), method=Image.Resampling.LANCZOS, color=PAPER)
 
 
 def _picture_of(path: str) -> Image.Image:

@@ -21,8 +21,8 @@ def thumbnail(content: Content, *, side: int) -> tuple[bytes, str]:
     Raises:
         DataError: the content is damaged, too large, or no image.
     """
-    image = open_image(content)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    with open_image(content, side=side) as image:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     small = max(image.size) <= LOSSLESS
     buffer = io.BytesIO()
     image.save(buffer, "PNG" if small else "JPEG", quality=88)

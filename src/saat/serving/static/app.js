@@ -291,7 +291,11 @@ async function learn(options) {
   say($("about"), `${about.items.toLocaleString("en")} images, ${about.code_length}-bit codes${searched}`);
   $("idea").textContent = `Each image has a code of ${about.code_length} bits. The nearest are those whose codes differ in the fewest.`;
   $("risk").hidden = $("unaware").hidden = !about.detector;
-  $("columns").textContent = `Columns: ${Object.keys(about.columns).join(", ")}`;
+  $("columns").textContent = `Columns: ${Object.keys(about.columns).map(asWritten).join(", ")}`;
+}
+
+function asWritten(column) { // in a condition
+  return /^[\p{L}_][\p{L}\p{N}_]*$/u.test(column) ? column : "`" + column.replaceAll("`", "``") + "`";
 }
 
 async function begin() {
