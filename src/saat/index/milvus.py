@@ -25,8 +25,8 @@ MOST = 16_384  # results of a search, at most: a rule of Milvus
 ROOM = 4 * MOST  # results of the queries of one request
 MANIFEST_ID = -1  # of the row that holds the manifest; ids of items are at least 0
 ENDS = ("_saat_0", "_saat_1")  # of the names of the two collections, after that of the alias
-# What stands in a string as it is. Texts with other signs are not sent: such a condition is sifted here.
 _NAME = re.compile(r"[\w -]+", re.ASCII)  # of a column that its filters find; some others break them
+# What stands in a string as it is. Texts with other signs are not sent: such a condition is sifted here.
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\x7f]*')
 
 
