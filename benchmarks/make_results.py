@@ -59,8 +59,8 @@ runs, where SAAT was released with the train codes there. From the codes began `
 runs from an empty memory beside them. SAAT on Corel5k, on the curve and under other threats began with an empty one.
 With momentum SAAT gains by the codes, without hardly. And `cgat` and `atrdh` attacked in eval mode here, where they
 were released, and are now, with the inner attack in train mode; `saat` and `cgat` showed the model clean images before
-adversarial ones, now after, as released. All of SAAT, `cgat` and `atrdh` have one pass an image and epoch more in the
-column `evaluations` than is needed today, 400 where it would be 360.
+adversarial ones, now after, as released, and `atrdh` had prototypes learned once. All of SAAT, `cgat` and `atrdh` have
+one pass an image and epoch more in the column `evaluations` than is needed today, 400 where it would be 360.
 
 The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
 still to be measured, so that rows of a seed need not start from the same weights.

@@ -12,6 +12,7 @@ from torch import nn
 
 from saat.attacks.gradient import PGD
 from saat.attacks.objectives import agreement_objective
+from saat.attacks.prototype import PrototypeNet
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import center_codes
@@ -128,8 +129,30 @@ def test_query_side_training_knows_no_center_of_a_label_that_no_item_has():
     assert output.parts == known.parts
 
 
+def prototype_net() -> PrototypeNet:
+    """A network that says (1, 1), and little else."""
+    net = PrototypeNet(classes=2, code_length=2, widths=(4, 4))
+    with torch.no_grad():
+        net.layers[3].weight.zero_()
+        net.layers[3].bias.fill_(1.0)
+    return net
+
+
+def test_the_prototypes_of_atrdh_follow_the_codes_of_the_model():
+    step = AtrdhStep(csq(), attack(), net=prototype_net(), bank=bank())
+    labels, before = step._targets(1), step.net(LABELS).detach()
+    assert step._prototypes(labels).tolist() == [[1, 1]]
+    assert bool((step.net(LABELS) > before).all())  # toward the code (1, 1) of the one item
+    step(TwoBits(), BATCH)
+    assert step.bank.codes.tolist() == [[1, -1]]
+    before = step.net(LABELS).detach()
+    for _ in range(3):
+        step(TwoBits(), BATCH)
+    assert step.net(LABELS)[0, 1] < before[0, 1]
+
+
 def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
-    step = AtrdhStep(csq(), attack(), prototypes=torch.tensor([[1, 1]]), bank=bank(), adversarial_weight=2.0)
+    step = AtrdhStep(csq(), attack(), net=prototype_net(), bank=bank(), adversarial_weight=2.0)
     assert step.memory.tolist() == [[1.0, 1.0]]  # the code before hardening, until the item is visited
     output = step(TwoBits(), BATCH)
     # Toward (1, 1): logits (1.5, -0.5). The memory holds the clean code tanh (1, -1); an item is similar to itself.
@@ -140,11 +163,12 @@ def test_atrdh_goes_toward_a_prototype_and_is_held_to_the_similarities():
     assert step.memory.tolist() == [pytest.approx([math.tanh(1.0), -math.tanh(1.0)])]
 
 
-def test_atrdh_draws_every_prototype_and_another_one_each_time():
-    prototypes = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])
-    step = AtrdhStep(csq(), attack(), prototypes=prototypes, bank=bank())
+def test_atrdh_draws_every_label_set_and_another_one_each_time():
+    labels = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    several = CodeBank(torch.ones(4, 2, dtype=torch.int8), labels)
+    step = AtrdhStep(csq(), attack(), net=prototype_net(), bank=several)
     drawn = step._targets(100)
-    assert len(torch.unique(drawn, dim=0)) == 4
+    assert len(torch.unique(drawn, dim=0)) == 3  # no image has a prototype for no label
     assert torch.equal(step._targets(100), drawn)
     step(TwoBits(), BATCH)
     assert not torch.equal(step._targets(100), drawn)

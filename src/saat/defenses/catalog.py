@@ -10,9 +10,9 @@ from functools import partial
 from torch import nn
 
 from saat.attacks.objectives import MakeObjective
-from saat.attacks.prototype import fit_prototypes, prototype_codes
+from saat.attacks.prototype import fit_prototypes
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import center_codes, has_label
+from saat.codes.semantic import center_codes
 from saat.defenses.distillation import DistillationStep
 from saat.defenses.inner import InnerAttack
 from saat.defenses.own_code import PgdStep, TradesStep
@@ -77,11 +77,10 @@ def _cgat(weights: str, options: DefenseOptions) -> nn.Module:
 
 def _atrdh(options: DefenseOptions) -> nn.Module:
     bank = options.bank
-    net = fit_prototypes(bank, seed=options.seed, quiet=options.quiet)
     return AtrdhStep(
         options.loss,
         options.inner,
-        prototypes=prototype_codes(net, bank.set_labels[has_label(bank.set_labels)]),
+        net=fit_prototypes(bank, seed=options.seed, quiet=options.quiet),
         bank=bank,
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,

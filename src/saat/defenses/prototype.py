@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from saat.attacks.goals import CodesGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
+from saat.attacks.prototype import PrototypeNet, prototype_loss
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.defenses.inner import InnerAttack, train_logits
-from saat.hamming import relaxed_codes
+from saat.hamming import relaxed_codes, sign_codes
 from saat.losses.pairwise import dph_loss, pairwise_similarity
 from saat.runtime import make_generator
 from saat.types import Batch, StepOutput
+
+PROTOTYPE_RATE = 1e-4  # of Adam, as released
 
 
 class AtrdhStep(nn.Module):
@@ -23,26 +29,27 @@ class AtrdhStep(nn.Module):
 
         hashing(clean) + adversarial_weight * mean over (i, j) of (relaxed_adv_i . memory_j / K - similarity_ij)^2
 
-    Each image is sent toward the prototype of a label set, drawn at even odds. The memory holds the last relaxed clean
-    code of each train item, at first its code under the model before hardening; the similarity is +1 for a shared label
-    and -1 for none.
+    Each image is sent toward the prototype of a label set, drawn at even odds. The network of the prototypes is trained
+    along, a step of Adam a batch, so that they follow the codes of the train split, as the model changes these. The
+    memory holds the last relaxed clean code of each train item, at first its code under the model before hardening; the
+    similarity is +1 for a shared label and -1 for none.
 
-    *Differs from the released code*: the prototypes are learned once, from the codes of the model before hardening,
-    where that trains their network along with the model; the memory holds zeros there at first; rows without a label
-    take part in the hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode.
+    *Differs from the released code*: the network is trained already when hardening begins, and the memory holds codes,
+    where those are random and zeros there; `prototype_loss` takes all pairs; rows without a label take part in the
+    hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode.
 
     Args:
         loss: the hashing loss that the model was trained with.
         inner: the inner attack.
-        prototypes: (U, K) in {-1, +1}, what images are sent toward.
-        bank: codes and labels of the train split under the model before hardening.
+        net: of the prototypes, trained on `bank`.
+        bank: codes and labels of the train split under the model before hardening; it follows the model.
         make_objective: of the inner attack; the paper's is `agreement_objective`.
         adversarial_weight: of the second term; 2 as released.
         precision: of the forward passes; see `runtime.autocast`.
-        seed: of the prototypes drawn.
+        seed: of the label sets drawn.
     """
 
-    prototypes: Tensor
+    sets: Tensor
     labels: Tensor
     labeled: Tensor
     memory: Tensor
@@ -52,7 +59,7 @@ class AtrdhStep(nn.Module):
         loss: nn.Module,
         inner: InnerAttack,
         *,
-        prototypes: Tensor,
+        net: PrototypeNet,
         bank: CodeBank,
         make_objective: MakeObjective = agreement_objective,
         adversarial_weight: float = 2.0,
@@ -65,7 +72,10 @@ class AtrdhStep(nn.Module):
         self.make_objective = make_objective
         self.adversarial_weight = adversarial_weight
         self.precision, self.seed = precision, seed
-        self.register_buffer("prototypes", prototypes)
+        self.bank, self.net = bank, net.requires_grad_(True)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=PROTOTYPE_RATE, betas=(0.5, 0.999))
+        sets = bank.set_labels[has_label(bank.set_labels)].float()
+        self.register_buffer("sets", sets, persistent=False)
         self.register_buffer("labeled", torch.nonzero(has_label(bank.labels)).flatten(), persistent=False)
         self.register_buffer("labels", bank.labels[self.labeled].float(), persistent=False)  # of these items
         self.register_buffer("memory", bank.codes.float())
@@ -75,11 +85,12 @@ class AtrdhStep(nn.Module):
         clean = train_logits(model, batch.images, precision=self.precision)
         hashing = self.loss(clean, batch.labels, batch.indices)
         self.memory = self.memory.index_copy(0, batch.indices, relaxed_codes(clean.detach()))
+        self.bank.update_(batch.indices, sign_codes(clean.detach()))
         labeled = has_label(batch.labels)
         if not bool(labeled.any()):
             return StepOutput(hashing, {"hashing": hashing.item()})
         chosen = batch.select(labeled)
-        goal = CodesGoal(self._targets(len(chosen.images)), self.make_objective)
+        goal = CodesGoal(self._prototypes(self._targets(len(chosen.images))), self.make_objective)
         adversarial = self.inner(model, chosen, goal(model, chosen.images, chosen.labels))
         relaxed = relaxed_codes(train_logits(model, adversarial, precision=self.precision))
         wanted = pairwise_similarity(chosen.labels, self.labels)
@@ -88,7 +99,27 @@ class AtrdhStep(nn.Module):
         return StepOutput(hashing + self.adversarial_weight * similarity, parts)
 
     def _targets(self, count: int) -> Tensor:
-        """Draw `count` prototypes; the draw of each batch depends on the seed and on how many came before it."""
+        """Draw `count` label sets; the draw of each batch depends on the seed and on how many came before it."""
         generator = make_generator(self.seed, "targets", int(self.inner.calls))
-        drawn = torch.randint(len(self.prototypes), (count,), generator=generator)
-        return self.prototypes[drawn.to(self.prototypes.device)]
+        drawn = torch.randint(len(self.sets), (count,), generator=generator)
+        return self.sets[drawn.to(self.sets.device)]
+
+    def _prototypes(self, labels: Tensor) -> Tensor:
+        """Return the prototype codes (B, K) of label sets (B, C), and take a step that teaches the network these."""
+        relaxed = self.net(labels)
+        codes = self.bank.codes[self.labeled].float()
+        loss = prototype_loss(relaxed, labels, codes, self.labels, torch.ones(len(codes), device=codes.device))
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        return sign_codes(relaxed.detach())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what training changes beside the loss, the memory and the network."""
+        return {"codes": self.bank.codes, "optimizer": self.optimizer.state_dict()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `get_extra_state` gave."""
+        everything = torch.arange(len(self.bank), device=self.bank.codes.device)
+        self.bank.update_(everything, state["codes"].to(self.bank.codes.device))
+        self.optimizer.load_state_dict(state["optimizer"])
