@@ -177,8 +177,8 @@ def test_a_border_that_the_service_cuts_off_leaves_the_image_as_it_was() -> None
     image = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     search(image / 255)
     search.close()
-    with open_image(shown.files[0]) as image:
-        seen = np.asarray(resize_image(image, size=8, crop_border=3))
+    with open_image(shown.files[0]) as sent:
+        seen = np.asarray(resize_image(sent, size=8, crop_border=3))
     assert np.array_equal(seen, image[0].permute(1, 2, 0).numpy())
 
 
