@@ -40,9 +40,8 @@ class FitOptions:
         learning_rate: of SGD, at its highest.
         momentum: of SGD.
         weight_decay: of SGD.
-        schedule: of the learning rate: linear (to zero), multistep (x0.1 at 1/2 and again at 3/4),
-            thirds (x0.1 at 1/3 and again at 2/3), or one-cycle (up
-            from zero for 0.3 of the steps, and down to zero).
+        schedule: of the learning rate: linear (to zero), multistep (x0.1 at 1/2 and again at 3/4), thirds (x0.1 at
+            1/3 and again at 2/3), or one-cycle (up from zero for 0.3 of the steps, and down to zero).
         augment: random crop and horizontal flip of train images.
         average: end with a running average of the weights that keeps this share of itself at each step; 0 for the last
             weights.

@@ -63,6 +63,10 @@ class CodeBank:
         self.set_sums.index_add_(0, self._set_of[indices], change)
         self.codes[indices] = codes
 
+    def restore_(self, codes: Tensor) -> None:
+        """Put `codes` (N, K), which may be on another device, in the place of all."""
+        self.update_(torch.arange(len(self), device=self.codes.device), codes.to(self.codes.device))
+
     def packed(self) -> NDArray[np.uint8]:
         """Return the codes as uint8 (N, K / 8), bit 1 for +1, little-endian bits."""
         return pack_codes(self.codes.cpu().numpy())

@@ -120,6 +120,5 @@ class AtrdhStep(nn.Module):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `get_extra_state` gave."""
-        everything = torch.arange(len(self.bank), device=self.bank.codes.device)
-        self.bank.update_(everything, state["codes"].to(self.bank.codes.device))
+        self.bank.restore_(state["codes"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from saat.attacks.goals import SemanticGoal
@@ -112,5 +111,4 @@ class SaatStep(nn.Module):
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `get_extra_state` gave."""
-        everything = torch.arange(len(self.bank), device=self.bank.codes.device)
-        self.bank.update_(everything, state["codes"].to(self.bank.codes.device))
+        self.bank.restore_(state["codes"])

@@ -18,7 +18,7 @@ from saat.index.content import IndexContent
 from saat.index.grammar import Comparison, narrowed, parse
 from saat.index.rows import comparable_kind, rows_of, table_of
 from saat.index.stored import Excerpt, Nearest, RemoteManifest, Stored
-from saat.index.where import select
+from saat.index.where import select, select_ids
 
 FETCHED = 4_096  # items of one request
 WIDER = 4  # times as many candidates, where those of before did not hold enough
@@ -290,12 +290,11 @@ class RemoteIndex(ABC, Generic[Term]):
         wanted = WIDER * k
         while True:
             ((distances, ids),) = self._nearest([code], wanted, term)
-            kept = np.isin(ids, select(self._items(ids).metadata, where).column("id").to_numpy())
+            kept = np.isin(ids, select_ids(self._items(ids).metadata, where))
             if kept.sum() >= k or len(ids) < wanted:
                 return distances[kept][:k], ids[kept][:k]
             wanted *= WIDER
 
     def _stored(self, ids: NDArray[np.int64]) -> list[Stored]:
-        wanted: list[int] = ids.tolist()
-        starts = range(0, len(wanted), FETCHED)
-        return [item for start in starts for item in self._fetch(wanted[start : start + FETCHED])]
+        parts = (ids[start : start + FETCHED].tolist() for start in range(0, len(ids), FETCHED))
+        return [item for part in parts for item in self._fetch(part)]
