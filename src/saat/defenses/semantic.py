@@ -19,6 +19,7 @@ from saat.types import Batch, StepOutput
 def alignment_loss(relaxed: Tensor, semantic: Tensor) -> Tensor:
     """Return minus the mean agreement of relaxed adversarial codes (B, K) with their semantic codes (B, K).
 
+    >>> import torch
     >>> alignment_loss(torch.tensor([[1.0, 0.5]]), torch.tensor([[1, -1]]))  # -(1 - 0.5) / 2
     tensor(-0.2500)
     """
@@ -28,6 +29,7 @@ def alignment_loss(relaxed: Tensor, semantic: Tensor) -> Tensor:
 def quantization_loss(relaxed: Tensor) -> Tensor:
     """Return the mean squared distance of relaxed codes (B, K) to their own signs.
 
+    >>> import torch
     >>> quantization_loss(torch.tensor([[1.0, -0.5]]))  # (0 + 0.25) / 2
     tensor(0.1250)
     """
