@@ -4,8 +4,8 @@ python benchmarks/bench_ablation.py [--runs "query-side, no average" ...] [--see
 
 Every training shows the model about as many images: SAAT 8 epochs of 7 steps, query-side training the epochs of its
 preset, and fewer with more steps or images, more with fewer. The worst case is that of the suite `fast`. Starts from
-the plain models that bench_cifar10.py trained. One result file a run, results/ablation/, so that the table grows over
-days; a run that was stopped goes on.
+the plain models that bench_cifar10.py trained. One result file a run and plain model, results/ablation/, so that the
+table grows over days; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def run(name: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
         "train_model_evaluations": card.training["model_evaluations"],
         "flags": [flag["name"] for flag in report["flags"]],
     }
-    path = RESULTS / "ablation" / f"cifar10-{out.name}{'-quick' if quick else ''}-seed{seed}.json"
+    start = card.training["parent_weights"][:6]  # a seed gives another plain model on another machine
+    path = RESULTS / "ablation" / f"cifar10-{out.name}{'-quick' if quick else ''}-seed{seed}-{start}.json"
     write_text(path, json.dumps(heading() | {"training": card.training, "row": row}, indent=2) + "\n")
     print(json.dumps(row), flush=True)
     return row

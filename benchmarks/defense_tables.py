@@ -50,10 +50,11 @@ on that of SAAT."""
 ABLATION_NOTE = """\
 CIFAR-10; MAP, tie-aware. What `query-side` is made of, left out of it, and added to `saat` alone, each in about the
 same time of training: `evaluations` counts, in thousands, images that went through the model. The worst case is that
-of the suite `fast`. `empty memory`: the hashing loss began with zeros, as in all our hardening up to then, not with the
-train codes, as SAAT was released, and as `saat` itself has it here. What is not in the table is not measured:
-`bench_ablation.py --help` has all runs."""
-OTHER_PARENT = "\\* from another plain model than `query-side`, trained anew by the same protocol; these differ too."
+of the suite `fast`. `models` counts the plain models that a training began from, and `gained` is, in points of MAP,
+what it has over the training named before its last comma from the same ones; where there is none, it is blank: plain
+models of one seed differ from machine to machine, and what comes of them does. `empty memory`: the hashing loss began
+with zeros, as in all our hardening up to then, not with the train codes, as SAAT was released, and as `saat` itself
+has it here. What is not in the table is not measured: `bench_ablation.py --help` has all runs."""
 CURVE_NOTE = """\
 `--robustness` multiplies the radius that is trained against. The worst case is that of the suite `fast`; one seed.
 
@@ -159,24 +160,26 @@ def curve_table(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the section of what each ingredient is worth: a row a run, over seeds."""
+    """Return the section of what each ingredient is worth: a row a run, over the plain models that it began from."""
     if not runs:
         return []
-    parents = {
-        run["row"]["seed"]: run["training"]["parent_weights"] for run in runs if run["row"]["run"] == "query-side"
-    }
-    others = {run["row"]["run"] for run in runs if run["training"]["parent_weights"] != parents.get(run["row"]["seed"])}
-    rows = [run["row"] for run in runs]
+    of: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        of.setdefault(run["row"]["run"], {})[run["training"]["parent_weights"]] = run["row"]
+    keys = ("clean_map", "worst_case_map")
     table = []
-    for name in sorted({row["run"] for row in rows}, key=lambda name: (name.split(",")[0] != "saat", name)):
-        same = [row for row in rows if row["run"] == name]
-        flags = ", ".join(sorted({flag for row in same for flag in row["flags"]}))
-        keys = ("clean_map", "worst_case_map")
-        figures = [spread([row[key] for row in same], 3) for key in keys]
-        evaluations = f"{same[0]['train_model_evaluations'] / 1000:,.0f}"
-        table.append([name + " \\*" * (name in others), flags, str(len(same)), *figures, evaluations])
-    columns = ("training", "flags", "seeds", "clean MAP", "worst case", "evaluations")
-    parts = [paragraph(ABLATION_NOTE), markdown(columns, table, text_columns=2), *[OTHER_PARENT] * bool(others)]
+    for name in sorted(of, key=lambda name: (name.split(",")[0] != "saat", name)):
+        rows, bare = of[name], of.get(name.rpartition(", ")[0], {})
+        pairs = [(row, bare[start]) for start, row in rows.items() if start in bare]
+        flags = ", ".join(sorted({flag for row in rows.values() for flag in row["flags"]}))
+        cells = []
+        for key in keys:
+            gained = f"{100 * fmean(row[key] - other[key] for row, other in pairs):+.1f}" if pairs else ""
+            cells += [spread([row[key] for row in rows.values()], 3), gained]
+        evaluations = f"{next(iter(rows.values()))['train_model_evaluations'] / 1000:,.0f}"
+        table.append([name, flags, str(len(rows)), *cells, evaluations])
+    columns = ("training", "flags", "models", "clean MAP", "gained", "worst case", "gained", "evaluations")
+    parts = [paragraph(ABLATION_NOTE), markdown(columns, table, text_columns=2)]
     return ["\n\n".join(["## What each ingredient is worth", *parts]) + "\n"]
 
 
