@@ -72,8 +72,18 @@ def usage(group: str = "") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after printing an error that a user can mend."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command; return 0, 2 after printing an error that a user can mend, or what a signal's end has."""
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads what is printed has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+        return 141
+
+
+def _run(typed: list[str]) -> int:
     if not typed or typed[0] in ("-h", "--help", "--version"):
         print(__version__ if typed[:1] == ["--version"] else usage())
         return 0
@@ -98,11 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SaatError as error:
         print(f"saat {words}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads what is printed has had enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
-        return 141
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a folder that is a file, a full disk
-        print(f"saat {words}: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        place = "" if error.filename is None else f": {error.filename}"
+        print(f"saat {words}: {error.strerror or error}{place}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         goes_on = command.resumes and getattr(config, command.resumes, None)

@@ -25,7 +25,7 @@ class ServerError(DataError):
 
 
 class CheckpointError(SaatError):
-    """A checkpoint or a resume state is missing, damaged, or of another model or run."""
+    """A checkpoint or a resume state is missing, damaged, or of another model."""
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
@@ -38,6 +38,17 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value in known:
         return value
     raise ArgumentError(f"`{name}` is one of {', '.join(known)}; got {value!r}{near_hint(value, known)}")
+
+
+def check_default(options: object, name: str, *, of: str) -> None:
+    """Raise unless a field of a dataclass, which belongs to what is not given, is as it is by default.
+
+    Raises:
+        ArgumentError: it has another value.
+    """
+    value = getattr(options, name)
+    if value != getattr(type(options), name):
+        raise ArgumentError(f"`{name}` is that of {of}; got {value} without one")
 
 
 def near_hint(value: str, known: Sequence[str]) -> str:

@@ -43,6 +43,15 @@ def relaxed_codes(logits: Tensor, sharpness: float = 1.0) -> Tensor:
     return torch.tanh(sharpness * logits)
 
 
+def logit_scale(logits: Tensor) -> Tensor:
+    """Return the mean absolute logit of each row of logits (B, K), float (B, 1), at least 1e-12 to divide by.
+
+    >>> logit_scale(torch.tensor([[1.0, -3.0]])).tolist()
+    [[2.0]]
+    """
+    return logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+
+
 def hamming_distances(codes_a: Tensor, codes_b: Tensor) -> Tensor:
     """Return the exact number of differing bits between each two rows.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -87,6 +89,11 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= here:
         raise ArgumentError(f"`device` names a device of this machine, cpu or cuda; got {name!r}, which is not here")
     return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the weights and buffers of a model, of which one has neither on a CPU."""
+    return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
 def available_cores() -> int:
@@ -178,6 +185,11 @@ def as_channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def pixels_of(images: Tensor, device: torch.device) -> Tensor:
+    """Return images (B, 3, H, W), uint8 in 0..255 or float in [0, 1], as float32 in [0, 1] on `device`."""
+    return as_channels_last(images.to(device, torch.float32) / (255.0 if images.dtype == torch.uint8 else 1.0))
+
+
 def images_at_once(image_size: int, device: torch.device, *, most: int) -> int:
     """Return how many images to differentiate at a time: `most`, and fewer on a CPU if they are larger than 32 pixels.
 
@@ -216,17 +228,15 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the name `path` only when the block ends well: the old or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, mode) as file:
+        with temporary.open("xb") as file:  # who may read it is the user's umask to say
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,7 +16,16 @@ from torch import nn
 from saat.data.loading import batches, count_batches
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, CheckpointError, SaatError, check_at_least, check_choice
-from saat.runtime import as_channels_last, atomic_write, autocast, derive_seed, make_generator, progress, write_text
+from saat.runtime import (
+    as_channels_last,
+    atomic_write,
+    autocast,
+    derive_seed,
+    device_of,
+    make_generator,
+    progress,
+    write_text,
+)
 from saat.types import Batch, StepOutput, TrainStep
 
 STATE_FILE = "resume.pt"
@@ -95,10 +104,11 @@ class WeightAverage:
         keep = min(self.keep, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1.0 - keep)
+            own = self.state[name]
+            if value.is_floating_point():  # between equal infinities, as in the mask of an attention, lies no number
+                own.copy_(torch.where(own == value, value, own.lerp(value, 1.0 - keep)))
             else:
-                self.state[name].copy_(value)
+                own.copy_(value)
 
 
 class HashingStep(nn.Module):
@@ -155,10 +165,13 @@ def fit(
         the model, those of attacks included) and the mean of each part of the loss.
 
     Raises:
-        CheckpointError: the resume state is damaged or of another run.
+        ArgumentError: no weight of `model` takes a gradient, or `folder` holds another run.
+        CheckpointError: the resume state is damaged.
         SaatError: the loss, a weight or a running statistic is no longer finite.
     """
-    device = next(model.parameters()).device
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ArgumentError("`model` has weights that take a gradient; got none to train")
+    device = device_of(model)
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -263,9 +276,9 @@ def _resume(
         return []
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        ours, theirs = json.loads(json.dumps(run)), json.loads(state["run"])
     except Exception as error:  # a damaged archive raises anything from RuntimeError to EOFError
         raise CheckpointError(f"{path} is damaged ({error}); delete it to train from the start") from error
-    ours, theirs = json.loads(json.dumps(run)), json.loads(state["run"])
     changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if changed:
         found = ", ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in changed)

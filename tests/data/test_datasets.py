@@ -88,7 +88,7 @@ def test_what_is_odd_about_a_folder_is_said(folder, caplog):
     assert damaged.startswith("damaged images are left out, 10 in all: cat/01.png: not an image; cat/")
     assert damaged.endswith("; and 5 more")
     assert empty == [f"{split} has no image of 1 of 2 classes: cat" for split in ("train", "database")]
-    assert chance == "chance MAP is 1.000: nearly every item shares a label with every query"
+    assert chance == "any ranking is good: a query shares a label with 100.0% of the items"
 
 
 def test_a_root_is_kept_as_an_absolute_path(folder, monkeypatch):

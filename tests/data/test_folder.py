@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from pictures import write_picture
 
@@ -57,3 +60,26 @@ def test_classes_with_the_same_folders_in_them_are_warned_of(tmp_path, caplog):
     write_picture(tmp_path / "val" / "5.png", 1)  # images right in a class folder: it is the class
     read_folder(tmp_path)
     assert len(caplog.messages) == 1
+
+
+def test_links_are_followed_once_and_nothing_hidden_counts(tmp_path):
+    for name in ("set/cat/1.png", "set/cat/._1.png", "set/cat/.cache/1.png", "elsewhere/deep/2.png"):
+        write_picture(tmp_path / name, 1)
+    (tmp_path / "set" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "around").symlink_to(tmp_path / "elsewhere")
+    assert read_folder(tmp_path / "set").item_names == ("cat/1.png", "dog/deep/2.png")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("cat/1.png", "dog/2.png", "dog/closed/3.png"):
+        write_picture(tmp_path / name, 1)
+    scan = os.scandir
+
+    def refusing(path):  # the tests may run as root, who can read all
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"folders of images can be read; .*closed: Permission denied"):
+        read_folder(tmp_path)

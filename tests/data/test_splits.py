@@ -122,15 +122,16 @@ def test_overlap_is_by_content_not_by_name():
 
 
 @given(st.data())
-def test_chance_map_equals_the_naive_one(data):
+def test_the_relevant_share_equals_the_naive_one(data):
     rows = st.lists(st.lists(st.integers(0, 1), min_size=3, max_size=3), min_size=1, max_size=12)
     query, database = split_of(data.draw(rows)), split_of(data.draw(rows))
     shares = [
         sum(any(a and b for a, b in zip(q, d, strict=True)) for d in database.labels.tolist()) / len(database)
         for q in query.labels.tolist()
+        if any(q)
     ]
     splits = Splits(database, query, database, ("a", "b", "c"), ())
-    assert splits.chance_map() == pytest.approx(sum(shares) / len(shares))
+    assert splits.relevant_share() == pytest.approx(sum(shares) / max(1, len(shares)))
 
 
 def test_the_manifest_is_json_and_counts():
@@ -141,5 +142,5 @@ def test_the_manifest_is_json_and_counts():
     assert manifest["unlabeled"] == {"train": 1, "query": 0, "database": 1}
     assert manifest["labels_per_image"] == {"train": 0.5, "query": 1.0, "database": 1.0}
     assert manifest["class_counts"] == {"cat": 1, "dog": 2}
-    assert manifest["chance_map"] == pytest.approx(2 / 3)
+    assert manifest["relevant_share"] == pytest.approx(2 / 3)
     assert manifest["damaged"] == ["a.jpg: empty"]

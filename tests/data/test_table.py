@@ -66,7 +66,7 @@ def test_a_set_from_the_hub_has_its_files_in_data(tmp_path):
 
 def test_labels_are_needed_only_where_they_are_asked_for(tmp_path):
     pq.write_table(pa.table({"image": CONTENTS[:3]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a.parquet has columns image and label .*; found \['image'\]"):
+    with pytest.raises(DataError, match=r"a.parquet has columns image and label, .*; found \['image'\]"):
         read_parquet(tmp_path)
     items = read_parquet(tmp_path, labeled=False)
     assert items.labels.sum() == 0
@@ -129,7 +129,7 @@ def test_errors(tmp_path):
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": CONTENTS[:1], "name": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"has columns image and label .* found \['image', 'name'\]"):
+    with pytest.raises(DataError, match=r"has columns image and label, .* found \['image', 'name'\]"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": ["a.jpg"], "label": [0]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"column image of a.parquet holds bytes, .* found string"):
@@ -138,7 +138,9 @@ def test_errors(tmp_path):
     with pytest.raises(DataError, match=r"column image of a.parquet holds bytes, .* found struct"):
         read_parquet(tmp_path)
     pq.write_table(pa.table({"image": CONTENTS[:1], "label": [0.5]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"column label of a.parquet holds class numbers from 0; found double"):
+    with pytest.raises(
+        DataError, match=r"column label of a.parquet holds class numbers from 0, or names; found double"
+    ):
         read_parquet(tmp_path)
     write_table(tmp_path / "a.parquet", [], pa.array([], pa.int64()))
     with pytest.raises(DataError, match="holds rows; found none"):
@@ -149,4 +151,21 @@ def test_names_that_do_not_fit_together(tmp_path):
     for name in ("train.parquet", "other.parquet"):
         write_table(tmp_path / name, CONTENTS[:2], [0, 1])
     with pytest.raises(DataError, match=r"or none is; found other.parquet, train.parquet"):
+        read_parquet(tmp_path)
+
+
+def test_labels_may_be_names(tmp_path):
+    write_table(tmp_path / "a.parquet", CONTENTS[:3], ["dog", None, "cat"])
+    items = read_parquet(tmp_path)
+    assert (items.class_names, items.labels.tolist()) == (("cat", "dog"), [[0, 1], [0, 0], [1, 0]])
+    write_table(tmp_path / "b.parquet", CONTENTS[:1], [3])
+    with pytest.raises(DataError, match="are numbers of classes in all files, or names in all; found both"):
+        read_parquet(tmp_path)
+
+
+def test_numbers_that_are_no_classes_do_not_fill_the_memory(tmp_path):
+    write_table(tmp_path / "a.parquet", CONTENTS[:3], [5, 10**9, -1])
+    items = read_parquet(tmp_path, labeled=False)
+    assert (items.class_names, items.labels.tolist()) == (("class 5", "class 1000000000"), [[1, 0], [0, 1], [0, 0]])
+    with pytest.raises(DataError, match="are class numbers from 0 to 99999; found 1000000000"):
         read_parquet(tmp_path)

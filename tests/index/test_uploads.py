@@ -11,7 +11,7 @@ import pytest
 
 from saat.index.content import IndexContent, ModelKey
 from saat.index.storage import create_index, read_index, update_index
-from saat.index.uploads import UPLOADS
+from saat.index.uploads import UPLOADS, place_now
 
 MODEL = ModelKey("weights", 16)
 SENT, OTHER, ORPHAN = (f"{letter * 64}.png" for letter in "abc")
@@ -58,3 +58,12 @@ def test_an_upload_stays_where_the_change_fails(folder: Path) -> None:
         update_index(folder, fails)
     assert SENT in names(folder)
     assert len(read_index(folder)) == 4
+
+
+def test_the_picture_of_an_upload_lies_in_its_index_wherever_that_is(folder: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    paths = read_index(moved).metadata.column("path").to_pylist()
+    assert [place_now(moved, path) for path in paths] == [str(moved / UPLOADS / name) for name in (SENT, OTHER)] + [
+        str(folder / UPLOADS / "cat.png"),  # the user's own, not sent by a client
+        str(tmp_path / "cat.png"),
+    ]

@@ -166,6 +166,9 @@ def test_targets_share_no_label_with_their_query() -> None:
         (["--search=nes", "--samples=0"], "`samples` is at least 1; got 0"),
         (["--search=ni+ti", "--samples=2"], "`samples` are for `search` vmi or nes; got ni+ti"),
         (["--search=ngd"], "`search` ngd steps along the gradient and needs a `step_size`; got none"),
+        (["--search=apgd", "--step_size=0.5"], "`search` apgd chooses the length of its steps; got `step_size`"),
+        (["--search=fgsm", "--step_size=0.5"], "`search` fgsm chooses the length of its steps; got `step_size`"),
+        (["--goal=relevant-codes", "--objective=hag"], "`goal` relevant-codes has an objective of its own; got"),
         (["--search=apgd", "--last=true"], "`last` needs a search other than apgd, annealed, square, nes; got apgd"),
     ],
 )

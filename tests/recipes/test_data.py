@@ -26,4 +26,5 @@ def test_describe_prints_what_it_returns(tmp_path, capsys):
     assert manifest["damaged"] == ["cat/broken.png: not an image"]
     for text in ("train", "query", "database", "cat", "dog", "1 damaged", "cat/broken.png: not an image"):
         assert text in printed
-    assert f"chance MAP {manifest['chance_map']:.4f}; 0 queries whose content is in the database" in printed
+    assert f"a query shares a label with {manifest['relevant_share']:.2%} of the database on average" in printed
+    assert "0 queries whose content is in the database" in printed

@@ -52,6 +52,8 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", LINEAR, "--code_length=64"], "early_refusals:linear, 16 bits, or left out; got 64"),
         (["train", "--backbone=resnet8", "--out=FILE"], "`out` is a folder that can be written to"),
         (["evaluate", "--model=nowhere:make"], "`model` 'nowhere:make' cannot be built"),
+        (["evaluate", LINEAR, "--norm=l2"], "`norm` is that of a `suite`; got l2 without one"),
+        (["evaluate", LINEAR, "--steps=7"], "`steps` is that of a `suite`; got 7 without one"),
         (["evaluate", LINEAR, "--out=FILE"], "`out` is a folder that can be written to"),
         (["evaluate", "--checkpoint=MADE", LINEAR, "--data.image_size=16"], "the model takes; got 16 pixels"),
         (["attack", "--checkpoint=MADE", LINEAR, "--surrogate=[nowhere]"], "found no card.json in nowhere"),

@@ -93,6 +93,7 @@ def test_images_without_any_label_harden_a_model(
         ({"model": "m:f", "quantization_weight": -1.0}, r"`quantization_weight` is at least 0.0; got -1.0"),
         ({"model": "m:f", "step_size": -1.0}, r"`step_size` is at least 0.0; got -1.0"),
         ({"model": "m:f", "epsilon": 0.25, "robustness": 5.0}, "`robustness` is at most 4, where `epsilon` times it"),
+        ({"model": "m:f", "noise": 0.5, "robustness": 5.0}, "`robustness` is at most 2, where `noise` times it"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, object], message: str) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -23,7 +24,7 @@ import os, signal, sys
 from saat.cli import main
 from saat.recipes import encoder
 real = encoder.pq.write_table
-def write(table, file):
+def write(table, file, **options):
     file.write(b"half a batch")
     file.flush()
     print("writing", flush=True)
@@ -32,7 +33,7 @@ def write(table, file):
     file.seek(0)
     file.truncate()
     encoder.pq.write_table = real
-    real(table, file)
+    real(table, file, **options)
 encoder.pq.write_table = write
 main(sys.argv[1:])
 """
@@ -114,3 +115,24 @@ def test_a_removal_of_items_reads_no_batch(index: Path) -> None:
     batch.write_bytes(b"whoever reads this fails")
     remove(RemoveConfig(index=index, ids=[0], quiet=True))
     assert batch.exists()
+
+
+@pytest.mark.parametrize("damage", ["a bit of a code", "the whole file"])
+def test_a_kept_batch_that_was_damaged_is_encoded_anew(
+    damage: str, index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_recipe, "update_index", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add(AddConfig(index=index, images=[photos / "more"], quiet=True))
+    (batch,) = index.glob(".work*/*.parquet")
+    content, codes = bytearray(batch.read_bytes()), pq.read_table(batch).column("code").to_pylist()
+    row = next(row for row, code in enumerate(codes) if content.count(code) == 1)  # not in the statistics too
+    content[content.index(codes[row])] ^= 1
+    batch.write_bytes(bytes(content) if damage == "a bit of a code" else b"no Parquet file")
+    assert add(AddConfig(index=index, images=[photos / "more"], quiet=True))["resumed"] == 0
+    assert "is damaged" in caplog.text
+    assert read_index(index).packed[1 + row].tobytes() == codes[row]

@@ -96,6 +96,25 @@ def test_lists_name_paths_beside_them_and_the_database_of_a_set(tmp_path: Path) 
     assert items.columns.to_pylist() == [{"path": str(tmp_path / "images" / "c.png"), "label": "class 0, class 1"}]
 
 
+def test_a_path_with_dots_is_that_of_the_same_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "list.txt").write_text("../photos/a.png\n")
+    monkeypatch.chdir(tmp_path / "photos")
+    sources = [Path("../photos"), Path("../photos/list.txt"), Path("a.png")]
+    assert read_items(sources).paths == [str(tmp_path / "photos" / "a.png")]
+
+
+def test_a_parquet_set_needs_no_column_but_the_images(tiny: Path, tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.fromarray(read_fashion().read(0)).save(image, "PNG")
+    for labels, found in (({}, [{}, {}]), ({"label": ["cat", None]}, [{"label": "cat"}, {"label": None}])):
+        pq.write_table(pa.table({"image": [image.getvalue()] * 2} | labels), tmp_path / "set.parquet")
+        assert read_items([tmp_path / "set.parquet"]).columns.drop_columns(["path"]).to_pylist() == found
+    build(BuildConfig(checkpoint=tiny, images=[tmp_path / "set.parquet"], out=tmp_path / "index", quiet=True))
+    assert len(read_index(tmp_path / "index")) == 2
+
+
 def test_what_a_folder_has_beside_its_images_is_told(tmp_path: Path) -> None:
     Image.fromarray(read_fashion().read(0)).save(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")

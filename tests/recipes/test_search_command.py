@@ -21,6 +21,7 @@ from saat.cli import main
 from saat.errors import ArgumentError
 from saat.index.catalog import INDEXES
 from saat.recipes.search import SearchConfig, search
+from saat.recipes.sheet import write_sheet
 
 COUNT = 40  # garments in folders, of the fixture `photos`
 
@@ -91,6 +92,20 @@ def test_a_sheet_shows_query_and_results(built: Path, photos: Path, tmp_path: Pa
         SearchConfig(index=built, image=image, format="sheet")
     with pytest.raises(ArgumentError, match=r"`out` is a PNG file, whose name ends in .png; got .*sheet.jpg"):
         SearchConfig(index=built, image=image, format="sheet", out=tmp_path / "sheet.jpg")
+
+
+def test_a_sheet_writes_the_letters_of_names(built: Path, photos: Path, tmp_path: Path) -> None:
+    """Letters that a font lacks are all one box, so that these would look alike."""
+    looks = []
+    for letters in ("üï", "жд"):
+        image = tmp_path / letters / "a.png"
+        image.parent.mkdir()
+        shutil.copy(photos / "plain.png", image)
+        hit = {"distance": 1, "label": letters, "path": str(image)}
+        write_sheet(tmp_path / "sheet.png", image.read_bytes(), [hit])
+        with Image.open(tmp_path / "sheet.png") as picture:
+            looks.append(np.asarray(picture))
+    assert (looks[0] != looks[1]).any()
 
 
 def test_an_approximate_search_says_its_recall(built: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,7 +134,12 @@ def test_a_probe_without_a_body_is_answered_as_with_one(http: httpx.Client, path
 
 
 def test_the_page_and_the_headers_of_every_answer(http: httpx.Client) -> None:
-    for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/style.css", "text/css")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/service.js", "text/javascript"),
+        ("/style.css", "text/css"),
+    ):
         assert http.get(path).headers["content-type"].startswith(kind)
     for answer in (http.get("/"), http.get("/nothing"), http.post("/search"), http.get("/health")):
         assert "script-src 'self';" in answer.headers["content-security-policy"]

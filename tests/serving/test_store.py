@@ -182,6 +182,16 @@ def test_an_image_that_another_command_has_removed_is_new_again(tmp_path: Path) 
 
 
 @pytest.mark.skipif(not MEMORY.exists(), reason="memory is read where Linux shows it")
+def test_an_image_that_was_sent_before_the_folder_moved_is_the_same_item(tmp_path: Path) -> None:
+    first = make_store(tmp_path / "index")
+    item, _ = first.add(encoded(3), label=None)
+    moved = (tmp_path / "index").rename(tmp_path / "moved")
+    engine = make_engine(["even"] * COUNT)
+    engine.replace(read_index(moved))
+    store = Store(moved, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+    assert store.add(encoded(3), label=None) == (item, False)
+
+
 def test_a_change_keeps_no_memory_of_the_states_before(tmp_path: Path) -> None:
     few = make_engine(["even"] * COUNT)
     columns = pa.table({"path": [f"/photos/{'x' * 150}/{row:06}.png" for row in range(150_000)]})

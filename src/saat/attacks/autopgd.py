@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,56 +76,43 @@ class APGD(Attack):
     def _descend(self, probe: Probe, images: Tensor, current: Tensor) -> Tensor:
         """Search from `current`; return the last iterate."""
         values, gradient = probe.gradient(current)
-        best = _Best(current, gradient, values)
+        here = best = _Place(current, gradient, values)
         step = torch.full((len(images), 1, 1, 1), 2 * self.threat.epsilon, device=images.device)
         improvements = torch.zeros(len(images), device=images.device)
         halved_before = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        value_before = best.values.clone()  # of the best iterate, at the last checkpoint
+        value_before = values  # of the best iterate, at the last checkpoint
         marks, last_mark, previous = checkpoints(self.steps), 0, current
         for number in range(1, self.steps + 1):
-            aimed = self.threat.project(self.threat.descend(current, gradient, step), images)
+            aimed = self.threat.project(self.threat.descend(here.images, here.gradient, step), images)
             share = MOMENTUM if number > 1 else 1.0
-            moved = current + share * (aimed - current) + (1 - share) * (current - previous)
-            previous, current = current, self.threat.project(moved, images)
+            moved = here.images + share * (aimed - here.images) + (1 - share) * (here.images - previous)
+            previous, current = here.images, self.threat.project(moved, images)
             if number == self.steps:
                 break
-            last_values = values
             values, gradient = probe.gradient(current)
-            improvements += values < last_values
-            best.update(current, gradient, values)
+            improvements += values < here.values
+            here = _Place(current, gradient, values)
+            best = _choose(values < best.values, here, best)
             if number in marks:
                 stuck = improvements < ENOUGH * (number - last_mark)
                 stuck |= ~halved_before & (best.values >= value_before)
                 step = torch.where(stuck.view(-1, 1, 1, 1), step / 2, step)
-                current, gradient, values = best.where(stuck, current, gradient, values)
-                halved_before, value_before, last_mark = stuck, best.values.clone(), number
+                here = _choose(stuck, best, here)  # where a halved step goes on
+                halved_before, value_before, last_mark = stuck, best.values, number
                 improvements.zero_()
         probe.values(current)
         return current
 
 
-class _Best:
-    """The best iterate of one search for each image, with its gradient: where a halved step goes on."""
+class _Place(NamedTuple):
+    """An iterate, (B, 3, H, W), with its gradient and the values of the objective there, (B,)."""
 
-    def __init__(self, images: Tensor, gradient: Tensor, values: Tensor) -> None:
-        self.images, self.gradient, self.values = images, gradient, values
-
-    def update(self, images: Tensor, gradient: Tensor, values: Tensor) -> None:
-        """Take over the images whose values are lower."""
-        better = values < self.values
-        self.images, self.gradient, self.values = _select(better, (images, gradient, values), self._all())
-
-    def where(self, rows: Tensor, images: Tensor, gradient: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the best in `rows`, bool (B,), and what is given elsewhere."""
-        return _select(rows, self._all(), (images, gradient, values))
-
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images, self.gradient, self.values
+    images: Tensor
+    gradient: Tensor
+    values: Tensor
 
 
-def _select(
-    rows: Tensor, chosen: tuple[Tensor, Tensor, Tensor], others: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _choose(rows: Tensor, ours: _Place, theirs: _Place) -> _Place:
+    """Return `ours` in `rows`, bool (B,), and `theirs` elsewhere."""
     wide = rows.view(-1, 1, 1, 1)
-    images, gradient = (torch.where(wide, a, b) for a, b in zip(chosen[:2], others[:2], strict=True))
-    return images, gradient, torch.where(rows, chosen[2], others[2])
+    return _Place(*(torch.where(rows if a.ndim == 1 else wide, a, b) for a, b in zip(ours, theirs, strict=True)))

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from torch import Tensor
-
 from saat.attacks.adam import AdamSearch
 from saat.attacks.annealed import AnnealedPGD
 from saat.attacks.autopgd import APGD
@@ -24,7 +22,7 @@ from saat.attacks.threat import Threat, ThreatModel
 from saat.attacks.transfer import TRANSFER_RULES, TransferPGD, joined_rules
 from saat.attacks.views import ReturnedIdsGoal
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import anchor_codes, center_codes, mainstay_codes
+from saat.codes.semantic import SemanticCodes, anchor_codes, center_codes, mainstay_codes
 from saat.errors import ArgumentError
 from saat.types import Goal
 
@@ -48,7 +46,7 @@ class GoalOptions:
     quiet: bool = False
 
 
-def _semantic(semantic_codes: Callable[[CodeBank, Tensor], Tensor], options: GoalOptions) -> Goal:
+def _semantic(semantic_codes: SemanticCodes, options: GoalOptions) -> Goal:
     return SemanticGoal(options.bank, semantic_codes, options.make_objective, options.targeted)
 
 
@@ -68,6 +66,7 @@ class NamedGoal:
         last_only: its objective, away, is lowest on the clean image: only the last iterate of a search is an attack.
         from_outside: it knows nothing but what a search service returns: the model is a `SearchView`, without a
             gradient.
+        of_train_labels: it is made of the labels of the train split.
     """
 
     make: Callable[[GoalOptions], Goal]
@@ -75,6 +74,7 @@ class NamedGoal:
     own_objective: bool = False
     last_only: bool = False
     from_outside: bool = False
+    of_train_labels: bool = True
 
 
 GOALS: Mapping[str, NamedGoal] = {
@@ -84,8 +84,10 @@ GOALS: Mapping[str, NamedGoal] = {
     "point": NamedGoal(lambda o: _semantic(partial(anchor_codes, members=1, seed=o.seed), o), aim="toward"),
     "prototype": NamedGoal(_prototype, aim="toward"),
     "relevant-codes": NamedGoal(lambda o: SdhaGoal(o.bank, o.targeted), own_objective=True, last_only=True),
-    "own-code": NamedGoal(lambda o: OwnCodeGoal(o.make_objective), aim="away"),
-    "returned-ids": NamedGoal(lambda _: ReturnedIdsGoal(), aim="away", own_objective=True, from_outside=True),
+    "own-code": NamedGoal(lambda o: OwnCodeGoal(o.make_objective), aim="away", of_train_labels=False),
+    "returned-ids": NamedGoal(
+        lambda _: ReturnedIdsGoal(), aim="away", own_objective=True, from_outside=True, of_train_labels=False
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from saat.attacks.threat import Threat, ThreatModel
 from saat.codes.semantic import has_label
 from saat.errors import ArgumentError, SaatError, check_at_least
 from saat.hamming import check_codes, relaxed_codes
-from saat.runtime import as_channels_last, autocast, derive_seed, frozen, make_generator, progress
+from saat.runtime import autocast, derive_seed, device_of, frozen, make_generator, pixels_of, progress
 
 # Weights of the released code, for images in [-1, 1], and how rarely its discriminator learns.
 HAMMING_WEIGHT, RECONSTRUCTION_WEIGHT, ADVERSARIAL_WEIGHT = 5.0, 50.0, 1.0
@@ -159,7 +159,7 @@ def fit_generator(
         SaatError: the loss is no longer finite.
     """
     _check_linf(threat)
-    device = next(iter(model.parameters()), images).device
+    device = device_of(model)
     _check_data(model, images, labels, target_labels, target_codes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "fit_generator"))
@@ -176,7 +176,7 @@ def fit_generator(
             if options.falling:
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = options.learning_rate * min(1.0, 2.0 * (1.0 - step / total))
-            clean = _to_pixels(images[rows], device)
+            clean = pixels_of(images[rows], device)
             wanted, codes = target_labels[targets].to(device), target_codes[targets].to(device)
             generated = _generate(generator, clean, wanted, threat, precision)
             if step % DISCRIMINATOR_EVERY == 0:
@@ -247,15 +247,11 @@ def _draws(
             yield rows, torch.randint(targets, (len(rows),), generator=generator)
 
 
-def _to_pixels(images: Tensor, device: torch.device) -> Tensor:
-    return as_channels_last(images.to(device, torch.float32) / (255.0 if images.dtype == torch.uint8 else 1.0))
-
-
 def _check_data(model: nn.Module, images: Tensor, labels: Tensor, target_labels: Tensor, codes: Tensor) -> None:
     if not len(images) or labels.ndim != 2 or len(labels) != len(images):
         found = f"{tuple(images.shape)} and {tuple(labels.shape)}"
         raise ArgumentError(f"`images` (N, 3, H, W) and `labels` (N, C) have as many rows, at least 1; got {found}")
-    first = _to_pixels(images[:1], next(iter(model.parameters()), images).device)
+    first = pixels_of(images[:1], device_of(model))
     check_images(first if images.dtype == torch.uint8 else images)
     _check_size(images)
     _check_targets("target_labels", target_labels, labels.shape[1])

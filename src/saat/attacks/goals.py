@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from saat.attacks.objectives import OF_AIM_ALONE, MakeObjective, flips_objective
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import mainstay_codes
+from saat.codes.semantic import SemanticCodes, mainstay_codes
 from saat.hamming import sign_codes
 from saat.runtime import frozen
 from saat.types import CodeObjective
@@ -25,7 +24,7 @@ def clean_logits_of(model: nn.Module, images: Tensor) -> Tensor:
 
 def objective_toward(aim: Tensor, make_objective: MakeObjective, model: nn.Module, images: Tensor) -> CodeObjective:
     """Return the objective of images (B, 3, H, W) with an aim (B, K), without clean logits where it needs none."""
-    needless = make_objective in OF_AIM_ALONE
+    aim, needless = aim.to(images.device), make_objective in OF_AIM_ALONE
     return make_objective(aim, images.new_empty(0) if needless else clean_logits_of(model, images))
 
 
@@ -63,7 +62,7 @@ class SemanticGoal:
     """
 
     bank: CodeBank
-    semantic_codes: Callable[[CodeBank, Tensor], Tensor] = mainstay_codes
+    semantic_codes: SemanticCodes = mainstay_codes
     make_objective: MakeObjective = flips_objective
     targeted: bool = False
 
@@ -88,4 +87,4 @@ class CodesGoal:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:  # noqa: ARG002
         """Return the objective of images (B, 3, H, W); labels take no part."""
-        return objective_toward(self.codes.to(images.device), self.make_objective, model, images)
+        return objective_toward(self.codes, self.make_objective, model, images)

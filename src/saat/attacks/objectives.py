@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from saat.hamming import relaxed_codes
+from saat.hamming import logit_scale, relaxed_codes
 from saat.types import CodeObjective
 
 MakeObjective = Callable[[Tensor, Tensor], CodeObjective]
@@ -60,7 +60,7 @@ def margin_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:
     >>> margin_objective(torch.tensor([[-1.0, -1.0]]), torch.tensor([[30.0, 10.0]]))(torch.tensor([[20.0, -20.0]]))
     tensor([0.2500])
     """
-    opposite = -aim.float() / clean_logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+    opposite = -aim.float() / logit_scale(clean_logits)
 
     def objective(logits: Tensor) -> Tensor:
         return (logits * opposite).clamp(min=-0.5).mean(1)
@@ -82,7 +82,7 @@ def flips_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:
     >>> flips_objective(torch.tensor([[-1.0, -1.0]]), torch.tensor([[30.0, 10.0]]))(torch.tensor([[400.0, -20.0]]))
     tensor([0.9753])
     """
-    opposite = -aim.float() / clean_logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+    opposite = -aim.float() / logit_scale(clean_logits)
 
     def objective(logits: Tensor) -> Tensor:
         margins = logits * opposite

@@ -11,13 +11,14 @@ PAPERS: dict[str, dict[str, Any]] = {
     "paper": EQUAL | {"goal": "mainstay", "objective": "weighted"},
     "paper-targeted": EQUAL | {"goal": "mainstay", "objective": "weighted", "targeted": True},
     "hag": EQUAL | {"goal": "own-code", "objective": "hag"},
-    "sdha": EQUAL | {"goal": "relevant-codes", "objective": "agreement", "search": "adam"},
+    "sdha": EQUAL | {"goal": "relevant-codes", "search": "adam", "step_size": None},
     "cgat": EQUAL | {"goal": "center", "objective": "agreement"},
     "pga": EQUAL | {"goal": "mainstay", "objective": "agreement"},
     "p2p": EQUAL | {"goal": "point", "objective": "agreement", "targeted": True},
     "dhta": EQUAL | {"goal": "anchor", "objective": "agreement", "targeted": True},
     "tha": EQUAL | {"goal": "prototype", "objective": "agreement", "targeted": True},
-    "pros-gan": EQUAL | {"goal": "prototype", "objective": "agreement", "targeted": True, "search": "generator"},
+    "pros-gan": EQUAL
+    | {"goal": "prototype", "objective": "agreement", "targeted": True, "search": "generator", "step_size": None},
 }
 """At equal budgets.
 

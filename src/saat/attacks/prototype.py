@@ -13,7 +13,7 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.errors import ArgumentError, check_at_least
 from saat.hamming import relaxed_codes, sign_codes
-from saat.runtime import derive_seed, make_generator, progress
+from saat.runtime import derive_seed, device_of, make_generator, progress
 from saat.types import CodeObjective
 
 QUANTIZATION_WEIGHT = 1e-4
@@ -164,7 +164,7 @@ def prototype_codes(net: PrototypeNet, labels: Tensor) -> Tensor:
     if not bool(has_label(labels).all()):
         raise ArgumentError("`labels` has a label in every row; got a row without one, which has no prototype code")
     with torch.no_grad():
-        return sign_codes(net(labels.to(next(net.parameters()).device)))
+        return sign_codes(net(labels.to(device_of(net))))
 
 
 @dataclass(frozen=True)
@@ -185,5 +185,4 @@ class PrototypeGoal:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of images (B, 3, H, W) toward labels (B, C), those of the target."""
-        aim = prototype_codes(self.net, labels).to(images.device)
-        return objective_toward(aim, self.make_objective, model, images)
+        return objective_toward(prototype_codes(self.net, labels), self.make_objective, model, images)

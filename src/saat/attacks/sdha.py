@@ -39,8 +39,9 @@ class SdhaGoal:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:  # noqa: ARG002
         """Return the objective of images (B, 3, H, W) with labels (B, C); a query without a relevant code has 0."""
-        codes = self.bank.codes.float()
-        relevant = ((labels > 0).float() @ (self.bank.labels > 0).float().T.to(labels.device) > 0).float()
+        codes = self.bank.codes.to(images.device).float()
+        own, theirs = ((of > 0).float().to(images.device) for of in (labels, self.bank.labels))
+        relevant = (own @ theirs.T > 0).float()
         share = relevant / relevant.sum(1, keepdim=True).clamp(min=1.0)
         distance, power, sign = (_toward, TOWARD_POWER, 1.0) if self.targeted else (_away, AWAY_POWER, -1.0)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from saat.attacks.base import Attack, Probe
 from saat.attacks.threat import Threat
 from saat.errors import ArgumentError, check_at_least
-from saat.runtime import as_channels_last, autocast, frozen, make_generator, progress
+from saat.runtime import autocast, device_of, frozen, make_generator, pixels_of, progress
 from saat.types import CodeObjective, Goal
 
 
@@ -84,12 +84,12 @@ def fit_universal(
     check_at_least("batch_size", batch_size, 1)
     check_at_least("step_size", step_size, 0.0)
     _check_rows(images, labels)
-    generator, device = make_generator(seed, "fit_universal"), next(iter(model.parameters()), torch.empty(0)).device
+    generator, device = make_generator(seed, "fit_universal"), device_of(model)
     change = torch.zeros(1, *images.shape[1:], device=device)
     with frozen(model):
         for _ in progress(range(epochs), "universal", unit="epoch", quiet=quiet):
             for rows in torch.split(torch.randperm(len(images), generator=generator), batch_size):
-                batch = _on_device(images[rows], device)
+                batch = pixels_of(images[rows], device)
                 objective = goal(model, batch, labels[rows].to(device))
                 gradient = _mean_gradient(model, batch, objective, threat, change, precision)
                 change = threat.bound(threat.descend(change, gradient, step_size))
@@ -99,11 +99,6 @@ def fit_universal(
 def _check_rows(images: Tensor, labels: Tensor) -> None:
     if not len(images) or len(images) != len(labels):
         raise ArgumentError(f"`images` and `labels` have as many rows, at least 1; got {len(images)} and {len(labels)}")
-
-
-def _on_device(images: Tensor, device: torch.device) -> Tensor:
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    return as_channels_last(images.to(device, torch.float32) / scale)
 
 
 def _mean_gradient(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.hamming import sign_codes
 from saat.runtime import make_generator
 
+SemanticCodes = Callable[[CodeBank, Tensor], Tensor]
+"""(bank, labels (B, C)) -> codes (B, K) in {-1, +1}, such as `mainstay_codes`."""
 # Below this, a weighted mean of codes is a tie: rounding of exact ties in float64 stays under 1e-14 by far.
 TIE = 1e-9
 

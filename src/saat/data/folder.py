@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from saat.data.collection import Collection, multi_hot
 from saat.errors import DataError, check_folder
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
 IMAGE_SIZE = 224
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,14 @@ def read_folder(root: Path) -> Collection:
     if len(classes) < 2:
         there = f"only {classes[0].name}" if classes else "none"
         raise DataError(f"`data.root` has one subfolder a class, at least two; found {there} in {root}{_hint(root)}")
-    beside = [path.name for path in sorted(root.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
+    beside = [path.name for path in sorted(root.glob("[!.]*")) if path.is_file() and path.suffix.lower() in SUFFIXES]
     if beside:
         log.warning(f"images beside the class folders of {root} are left out, {len(beside)} in all, first {beside[0]}")
     _warn_of_splits(root, classes)
     paths: list[Path] = []
     labels: list[int] = []
     for number, folder in enumerate(classes):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = [path for path in images_below(folder) if path.is_file()]
         if not found:
             raise DataError(f"each class folder holds images ({', '.join(sorted(SUFFIXES))}); found none in {folder}")
         paths += found
@@ -47,6 +48,30 @@ def read_folder(root: Path) -> Collection:
         read=lambda row: paths[row].read_bytes(),
         image_size=IMAGE_SIZE,
     )
+
+
+def images_below(root: Path) -> list[Path]:
+    """Return the paths below `root` that end as images do, ascending; links are followed, and nothing hidden counts.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    above = {str(root): {root.resolve()}}  # of each folder, itself and those around it, links followed
+    for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
+        folders[:] = [inner for inner in folders if not inner.startswith(".")]
+        for inner in list(folders):
+            path = Path(name, inner)
+            if path.resolve() in above[name]:
+                folders.remove(inner)  # a link to a folder around it, which has no end
+            else:
+                above[str(path)] = above[name] | {path.resolve()}
+        found += [Path(name, file) for file in files if not file.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"folders of images can be read; {error.filename}: {error.strerror}") from error
 
 
 def _warn_of_splits(root: Path, classes: list[Path]) -> None:

@@ -40,7 +40,7 @@ def read_image_list(root: Path) -> Collection:
                 raise DataError(f"an image has the same labels in each list; {name} in {prefix}_label.txt has not")
         pools[pool] = np.array([row_of[name] for name in names], dtype=np.int64)
     item_names, count = tuple(row_of), len(labels[0])
-    class_names = read_class_names(root) or numbered_classes(count)
+    class_names = read_class_names(root) or tuple(map(numbered_class, range(count)))
     if len(class_names) != count:
         raise DataError(f"class_names.txt has a name a class, {count} lines; found {len(class_names)} in {root}")
 
@@ -65,9 +65,9 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in _read_lines(root / "class_names.txt") if line.strip())
 
 
-def numbered_classes(count: int) -> tuple[str, ...]:
-    """Return `class 0`, `class 1`, ... for classes that nobody named."""
-    return tuple(f"class {number}" for number in range(count))
+def numbered_class(number: int) -> str:
+    """Return the name of a class that nobody named."""
+    return f"class {number}"
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -70,16 +70,18 @@ class Splits:
         database = set(self.database.digests)
         return sum(digest in database for digest in self.query.digests)
 
-    def chance_map(self) -> float:
-        """Return the MAP of a random ranking: the mean share of database items that share a label with the query.
+    def relevant_share(self) -> float:
+        """Return the mean share of database items that share a label with a query that has one, 0 without such.
 
-        Counted over distinct label sets, of which there are few: 10,000 queries by 45,000 items would fill the memory.
+        The MAP of a random ranking, but for what chance adds to a short one: see `RetrievalMetrics.chance_map`. Counted
+        over distinct label sets, of which there are few: 10,000 queries by 45,000 items would fill the memory.
         """
-        queries, query_counts = torch.unique(self.query.labels, dim=0, return_counts=True)
+        labeled = self.query.labels[(self.query.labels > 0).any(1)]
+        queries, query_counts = torch.unique(labeled, dim=0, return_counts=True)
         items, item_counts = torch.unique(self.database.labels, dim=0, return_counts=True)
         relevant = queries.float() @ items.float().T > 0
         pairs = query_counts.double() @ (relevant.double() @ item_counts.double())
-        return float(pairs / (len(self.query) * len(self.database)))
+        return float(pairs / max(1, len(labeled) * len(self.database)))
 
     def defects(self) -> list[str]:
         """Return what a user would want to know before trusting these images, a sentence each."""
@@ -93,12 +95,12 @@ class Splits:
             if empty:
                 shown = ", ".join(empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
                 found.append(f"{split.name} has no image of {len(empty)} of {len(self.class_names)} classes: {shown}")
-        if (chance := self.chance_map()) > ANY_RANKING:
-            found.append(f"chance MAP is {chance:.3f}: nearly every item shares a label with every query")
+        if (share := self.relevant_share()) > ANY_RANKING:
+            found.append(f"any ranking is good: a query shares a label with {share:.1%} of the items")
         return found
 
     def manifest(self) -> dict[str, Any]:
-        """Return sizes, checksums, label statistics, overlap, chance MAP and damaged images, for JSON."""
+        """Return sizes, checksums, label statistics, overlap, share of relevant items and damaged images, for JSON."""
         splits = (self.train, self.query, self.database)
         return {
             "class_names": list(self.class_names),
@@ -108,7 +110,7 @@ class Splits:
             "unlabeled": {split.name: int((split.labels.sum(1) == 0).sum()) for split in splits},
             "class_counts": dict(zip(self.class_names, self.database.labels.sum(0).tolist(), strict=True)),
             "overlap": self.overlap(),
-            "chance_map": self.chance_map(),
+            "relevant_share": self.relevant_share(),
             "damaged": list(self.damaged),
         }
 

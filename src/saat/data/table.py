@@ -1,4 +1,4 @@
-"""Parquet: a column `image` (struct with `bytes`, or binary) and `label` (int) or `labels` (list of int)."""
+"""Parquet: a column `image` (struct with `bytes`, or binary) and `label`, a class by number or name, or `labels`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saat.data.collection import Collection
-from saat.data.image_list import numbered_classes, read_class_names
+from saat.data.image_list import numbered_class, read_class_names
 from saat.errors import DataError
 
 POOLS = {"train": "train", "test": "query", "query": "query", "validation": "query", "database": "database"}
 IMAGE_SIZE = 32
+MOST_CLASSES = 100_000  # by number; more are ids of another kind, and a column each would fill the memory
 ROW_GROUPS_KEPT = 4  # rows are decoded in ascending order, so few row groups are in use at a time
 
 
@@ -32,15 +33,20 @@ def parquet_files(root: Path) -> list[Path]:
     return [root] if root.suffix == ".parquet" else []
 
 
+Label = int | str
+
+
 def read_parquet(root: Path, *, labeled: bool = True) -> Collection:
     """Read the files of `parquet_files`; of the images, only the row groups that are wanted.
 
     Files named `train-...`, `test-...` and `database-...` are those pools; without `train-`, train images come from the
-    database. Files of one kind make a single pool. A label that is null or negative is none, as on the hub.
+    database. Files of one kind make a single pool. Labels are numbers or names of classes; one that is null or negative
+    is none, as on the hub.
 
     Args:
         root: a folder or a file.
-        labeled: whether there must be a column of labels; without it, no image has one.
+        labeled: whether there must be a column of labels, whose numbers count from 0. Without, there are only the
+            classes that some image has.
 
     Raises:
         DataError: there is no such file, it is damaged, or a column is missing or of another type.
@@ -54,7 +60,7 @@ def read_parquet(root: Path, *, labeled: bool = True) -> Collection:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{root} cannot be read as Parquet: {error}") from error
     read = _image_reader(tables, kept=ROW_GROUPS_KEPT)
-    return _collect(root if root.is_dir() else root.parent, paths, label_lists, read)
+    return _collect(root if root.is_dir() else root.parent, paths, label_lists, read, labeled=labeled)
 
 
 def open_parquet(path: Path) -> Callable[[int], bytes]:
@@ -97,11 +103,11 @@ def _image_reader(tables: Sequence[Any], *, kept: int) -> Callable[[int], bytes]
     return read
 
 
-def _labels_of(table: Any, path: Path, *, labeled: bool) -> list[list[int]]:
+def _labels_of(table: Any, path: Path, *, labeled: bool) -> list[list[Label]]:
     names = set(table.schema_arrow.names)
     column = next((name for name in ("label", "labels") if name in names), None)
     if "image" not in names or (labeled and column is None):
-        raise DataError(f"{path.name} has columns image and label (int) or labels (list of int); found {sorted(names)}")
+        raise DataError(f"{path.name} has columns image and label, or labels (a list); found {sorted(names)}")
     image_type = table.schema_arrow.field("image").type
     if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
         image_type = image_type.field("bytes").type
@@ -111,24 +117,42 @@ def _labels_of(table: Any, path: Path, *, labeled: bool) -> list[list[int]]:
         return [[] for _ in range(table.metadata.num_rows)]
     label_type = table.schema_arrow.field(column).type
     is_list = pa.types.is_list(label_type) or pa.types.is_large_list(label_type)
-    if not pa.types.is_integer(label_type.value_type if is_list else label_type):
-        raise DataError(f"column {column} of {path.name} holds class numbers from 0; found {label_type}")
+    kind = label_type.value_type if is_list else label_type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"column {column} of {path.name} holds class numbers from 0, or names; found {label_type}")
     values = table.read(columns=[column]).column(column).to_pylist()
     rows = [(value or []) if is_list else [value] for value in values]
-    return [[number for number in row if number is not None and number >= 0] for row in rows]
+    return [[label for label in row if label is not None and (isinstance(label, str) or label >= 0)] for row in rows]
 
 
-def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]], read: Any) -> Collection:
+def _classes(used: set[Label], folder: Path, given: tuple[str, ...], *, labeled: bool) -> dict[Label, str]:
+    """Return the name of each class, in order: of all numbers up to the largest, or without `labeled` of those used."""
+    numbers = [label for label in used if isinstance(label, int)]
+    if len(numbers) < len(used):
+        if numbers:
+            raise DataError(f"labels of {folder} are numbers of classes in all files, or names in all; found both")
+        return {name: name for name in sorted(map(str, used))}
+    largest = max(numbers, default=0)
+    if given and largest >= len(given):
+        raise DataError(f"class_names.txt in {folder} names every class; found {len(given)} for label {largest}")
+    if labeled and largest >= MOST_CLASSES:
+        raise DataError(f"labels of {folder} are class numbers from 0 to {MOST_CLASSES - 1}; found {largest}")
+    wanted = range(len(given) or largest + 1) if labeled else sorted(numbers)
+    return {number: given[number] if given else numbered_class(number) for number in wanted}
+
+
+def _collect(
+    folder: Path, paths: list[Path], label_lists: list[list[list[Label]]], read: Any, *, labeled: bool
+) -> Collection:
     flat = [classes for part in label_lists for classes in part]
     if not flat:
         raise DataError(f"`data.root` holds rows; found none in {folder}")
-    largest = max(max(classes, default=0) for classes in flat)
-    class_names = read_class_names(folder) or read_class_names(paths[0].parent) or numbered_classes(largest + 1)
-    if largest >= len(class_names):
-        raise DataError(f"class_names.txt in {folder} names every class; found {len(class_names)} for label {largest}")
-    labels = np.zeros((len(flat), len(class_names)), dtype=np.uint8)
-    for row, classes in enumerate(flat):
-        labels[row, classes] = 1
+    given = read_class_names(folder) or read_class_names(paths[0].parent)
+    classes = _classes({label for row in flat for label in row}, folder, given, labeled=labeled)
+    column_of = {label: column for column, label in enumerate(classes)}
+    labels = np.zeros((len(flat), len(classes)), dtype=np.uint8)
+    for row, own in enumerate(flat):
+        labels[row, [column_of[label] for label in own]] = 1
     starts = np.cumsum([0] + [len(part) for part in label_lists])
     parts: dict[str, list[Any]] = {}
     for number, path in enumerate(paths):
@@ -148,7 +172,7 @@ def _collect(folder: Path, paths: list[Path], label_lists: list[list[list[int]]]
     return Collection(
         item_names=tuple(names),
         labels=labels,
-        class_names=class_names,
+        class_names=tuple(classes.values()),
         pools={pool: np.concatenate(rows) for pool, rows in parts.items()},
         read=read,
         image_size=IMAGE_SIZE,

@@ -1,1 +1,1 @@
-"""Defenses: adversarial train steps."""
+"""Defenses: adversarial train steps, purification in front of a model, and detection of attacked queries."""

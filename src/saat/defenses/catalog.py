@@ -12,7 +12,7 @@ from torch import nn
 from saat.attacks.objectives import MakeObjective
 from saat.attacks.prototype import fit_prototypes
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import center_codes
+from saat.codes.semantic import SemanticCodes, center_codes, mainstay_codes
 from saat.defenses.distillation import DistillationStep
 from saat.defenses.inner import InnerAttack
 from saat.defenses.own_code import PgdStep, TradesStep
@@ -50,29 +50,23 @@ class DefenseOptions:
     quiet: bool
 
 
-def _saat(options: DefenseOptions) -> nn.Module:
+def _saat(
+    options: DefenseOptions, *, semantic_codes: SemanticCodes = mainstay_codes, quantized: bool = True
+) -> nn.Module:
     return SaatStep(
         options.loss,
         options.bank,
         options.inner,
+        semantic_codes=semantic_codes,
         make_objective=options.make_objective,
         adversarial_weight=options.adversarial_weight,
-        quantization_weight=options.quantization_weight,
+        quantization_weight=options.quantization_weight if quantized else 0.0,
         precision=options.precision,
     )
 
 
-def _cgat(weights: str, options: DefenseOptions) -> nn.Module:
-    return SaatStep(
-        options.loss,
-        options.bank,
-        options.inner,
-        semantic_codes=partial(center_codes, weights=weights),
-        make_objective=options.make_objective,
-        adversarial_weight=options.adversarial_weight,
-        quantization_weight=0.0,
-        precision=options.precision,
-    )
+def _cgat(weights: str) -> Callable[[DefenseOptions], nn.Module]:
+    return partial(_saat, semantic_codes=partial(center_codes, weights=weights), quantized=False)
 
 
 def _atrdh(options: DefenseOptions) -> nn.Module:
@@ -123,8 +117,8 @@ def _query_side(options: DefenseOptions) -> nn.Module:
 
 DEFENSES: Mapping[str, Callable[[DefenseOptions], nn.Module]] = {
     "saat": _saat,
-    "cgat": partial(_cgat, "jaccard"),
-    "cgat-mean": partial(_cgat, "mean"),
+    "cgat": _cgat("jaccard"),
+    "cgat-mean": _cgat("mean"),
     "atrdh": _atrdh,
     "pgd-at": _pgd,
     "trades": _trades,

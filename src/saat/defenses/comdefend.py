@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saat.defenses.purifiers import Purifier
 from saat.errors import ArgumentError, check_at_least
-from saat.runtime import as_channels_last, derive_seed, make_generator, progress
+from saat.runtime import derive_seed, make_generator, pixels_of, progress
 
 CHANNELS = 12  # bits a pixel of the code; an image has 24
 NOISE = 20.0  # standard deviation, which drives the code far from zero
@@ -97,11 +97,10 @@ def fit_comdefend(
         purifier = ComDefend(width=width).to(device)
     order = make_generator(seed, "fit_comdefend", "order")
     noise = make_generator(seed, "fit_comdefend", "noise", device=device)
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
     optimizer = torch.optim.Adam(purifier.parameters(), lr=learning_rate, betas=(0.5, 0.999))
     for _ in progress(range(epochs), "fit comdefend", unit="epoch", quiet=quiet):
         for rows in torch.split(torch.randperm(len(images), generator=order), batch_size):
-            batch = as_channels_last(images[rows].to(device, torch.float32) / scale)
+            batch = pixels_of(images[rows], torch.device(device))
             loss = purifier.training_loss(batch, noise)
             optimizer.zero_grad()
             torch.autograd.backward(loss)

@@ -17,10 +17,10 @@ from saat.attacks.objectives import FLIP_SHARPNESS
 from saat.attacks.views import BpdaView, EnsembleView
 from saat.defenses.purifiers import Jpeg
 from saat.errors import ArgumentError, CheckpointError, check_at_least
-from saat.hamming import check_codes, hamming_distances, relaxed_codes, sign_codes
+from saat.hamming import check_codes, hamming_distances, logit_scale, relaxed_codes, sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
-from saat.runtime import atomic_write, make_generator, write_text
+from saat.runtime import atomic_write, make_generator, pixels_of, write_text
 from saat.types import CodeObjective
 
 NEAREST = 10  # database codes that a query is held against
@@ -175,7 +175,7 @@ class Detector:
         """
         check_at_least("weight", weight, 0.0)
         code_length = clean_logits.shape[1]
-        scale = clean_logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+        scale = logit_scale(clean_logits)
         database = self.database_codes.to(clean_logits.device).float()
 
         def knowing(logits: Tensor) -> Tensor:
@@ -242,10 +242,9 @@ def fit_detector(model: nn.Module, images: Tensor, database_codes: Tensor, *, se
 def statistics(model: nn.Module, images: Tensor, database_codes: Tensor) -> Tensor:
     """Return disagreement and distance of images (B, 3, H, W), float32 (B, 2) in [0, 1], on the CPU; see `Detector`."""
     views: list[Callable[[Tensor], Tensor]] = [*TRANSFORMS.values(), Jpeg(JPEG_QUALITY)]
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
     found = [torch.empty(0, 2)]
     for part in torch.split(images, _BLOCK_IMAGES):
-        block = part.float() / scale
+        block = pixels_of(part, part.device)
         own, *others = (_codes(model, seen) for seen in (block, *(view(block) for view in views)))
         disagreement = torch.stack([(other != own).float().mean(1) for other in others]).mean(0)
         distances = hamming_distances(own, database_codes.cpu()).float()

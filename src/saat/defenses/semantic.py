@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label, mainstay_codes
+from saat.codes.semantic import SemanticCodes, has_label, mainstay_codes
 from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes, sign_codes
 from saat.types import Batch, StepOutput
@@ -71,7 +71,7 @@ class SaatStep(nn.Module):
         bank: CodeBank,
         inner: InnerAttack,
         *,
-        semantic_codes: Callable[[CodeBank, Tensor], Tensor] = mainstay_codes,
+        semantic_codes: SemanticCodes = mainstay_codes,
         make_objective: MakeObjective = agreement_objective,
         adversarial_weight: float = 1.0,
         quantization_weight: float = 1e-4,

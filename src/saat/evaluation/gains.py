@@ -13,25 +13,25 @@ from saat.errors import check_at_least
 from saat.evaluation.ranking import RankingCounts
 
 
-def precision_at(counts: RankingCounts, n: int) -> Tensor:
-    """Return each query's share of relevant items among its first n, expected over the orders of equal distances.
+def precision_at(counts: RankingCounts, k: int) -> Tensor:
+    """Return each query's share of relevant items among its first k, expected over the orders of equal distances.
 
     Args:
         counts: of Q queries.
-        n: how many items.
+        k: how many items of the ranking count.
 
     Returns:
         float64 (Q,).
 
     Raises:
-        ArgumentError: `n` is below 1.
+        ArgumentError: `k` is below 1.
 
     >>> counts = RankingCounts(relevant=torch.tensor([[1, 1]]), items=torch.tensor([[1, 2]]))
     >>> precision_at(counts, 2).item()
     0.75
     """
-    check_at_least("n", n, 1)
-    return _found(counts, n) / n
+    check_at_least("k", k, 1)
+    return _found(counts, k) / k
 
 
 def recall_at(counts: RankingCounts, k: int) -> Tensor:
@@ -94,7 +94,7 @@ def ndcg_at(counts: RankingCounts, k: int) -> Tensor:
     return gains.sum(1) / torch.where(ideal > 0, ideal, 1.0)
 
 
-def success_rate_at(counts: RankingCounts, rank: int) -> Tensor:
+def success_rate_at(counts: RankingCounts, k: int) -> Tensor:
     """Return each query's probability, over the orders of ties, that none of its first results is relevant.
 
     An (untargeted) attack succeeds on such a query: the user sees nothing right. A group of n items with m relevant
@@ -103,21 +103,21 @@ def success_rate_at(counts: RankingCounts, rank: int) -> Tensor:
 
     Args:
         counts: of Q queries.
-        rank: how many results the user looks at.
+        k: how many results the user looks at.
 
     Returns:
         float64 (Q,) in [0, 1]; 1 for a query without a relevant item.
 
     Raises:
-        ArgumentError: `rank` is below 1.
+        ArgumentError: `k` is below 1.
 
     Of four items at one distance, one is relevant: with two looked at, it is missed half the time.
 
     >>> round(success_rate_at(RankingCounts(torch.tensor([[1]]), torch.tensor([[4]])), 2).item(), 9)
     0.5
     """
-    check_at_least("rank", rank, 1)
-    taken = _taken(counts, rank)
+    check_at_least("k", k, 1)
+    taken = _taken(counts, k)
     irrelevant = counts.items - counts.relevant
     enough = taken <= irrelevant
     ways = _log_falling(irrelevant, taken.minimum(irrelevant)) - _log_falling(counts.items, taken)

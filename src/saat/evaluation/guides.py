@@ -11,7 +11,7 @@ from saat.attacks.goals import clean_logits_of
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.evaluation.deployment import BLOCK_FLOATS, Deployment, soft_average_precision
-from saat.hamming import sign_codes
+from saat.hamming import logit_scale, sign_codes
 from saat.types import CodeObjective
 
 LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
@@ -19,7 +19,7 @@ LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
 
 def flip_costs(logits: Tensor) -> Tensor:
     """Return how hard each bit is to flip, (B, K): |logit| over the image's mean, so that 1 is the usual bit."""
-    return logits.abs() / logits.abs().mean(1, keepdim=True).clamp(min=1e-12)
+    return logits.abs() / logit_scale(logits)
 
 
 def cheapest_clusters(bank: CodeBank, deployment: Deployment, logits: Tensor, labels: Tensor, *, count: int) -> Tensor:
@@ -142,7 +142,7 @@ class RankingGoal:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of images (B, 3, H, W) with labels (B, C)."""
         relevant = self.deployment.relevant(labels)
-        scale = clean_logits_of(model, images).abs().mean(1, keepdim=True).clamp(min=1e-12) / self.sharpness
+        scale = logit_scale(clean_logits_of(model, images)) / self.sharpness
 
         def objective(logits: Tensor) -> Tensor:
             codes = sign_codes(logits.detach()).float()

@@ -12,7 +12,7 @@ from typing import Any
 from saat import __version__
 from saat.errors import DataError, check_folder
 from saat.evaluation.report import page_environment, surviving_share
-from saat.evaluation.result_card import FRAME, RESULT_FILE, Card, read_result_card
+from saat.evaluation.result_card import FRAME, RESULT_FILE, ResultCard, read_result_card
 from saat.runtime import write_text
 
 OTHER_FILES = ("card.json", "leaderboard.json", "metrics.json", "report.json", "suite.json")
@@ -32,7 +32,7 @@ class FoundCards:
         left_out: why, by file: damaged, or no result card.
     """
 
-    cards: list[Card]
+    cards: list[ResultCard]
     repeated: int
     left_out: dict[str, str]
 
@@ -46,7 +46,7 @@ def find_cards(folders: Sequence[Path]) -> FoundCards:
     Raises:
         DataError: a folder does not exist, or there is no card in any.
     """
-    found: dict[str, Card] = {}
+    found: dict[str, ResultCard] = {}
     left_out: dict[str, str] = {}
     files = {path.absolute(): (folder, path) for folder in folders for path in _card_files(folder)}
     repeated = 0
@@ -86,7 +86,7 @@ def make_leaderboard(found: FoundCards) -> dict[str, Any]:
     Cards are comparable that share the queries and the database, the threat model, and the suite with its members and
     steps. Cards of one name and one kind of model are runs of one row.
     """
-    groups: dict[Hashable, list[Card]] = {}
+    groups: dict[Hashable, list[ResultCard]] = {}
     for card in found.cards:
         groups.setdefault(_comparable(card), []).append(card)
     return {
@@ -98,16 +98,16 @@ def make_leaderboard(found: FoundCards) -> dict[str, Any]:
     }
 
 
-def _comparable(card: Card) -> Hashable:
+def _comparable(card: ResultCard) -> Hashable:
     data, threat = card["dataset"], card["threat"]
     checksums = (data["checksums"]["query"], data["checksums"]["database"])
     attack = (threat["norm"], threat["epsilon"], card["suite"], tuple(sorted(card["members"])), card["steps"])
     return (data["name"], checksums, *(data.get(key) for key in FRAME), attack)
 
 
-def _group(cards: Sequence[Card]) -> dict[str, Any]:
+def _group(cards: Sequence[ResultCard]) -> dict[str, Any]:
     first = cards[0]
-    models: dict[Hashable, list[Card]] = {}
+    models: dict[Hashable, list[ResultCard]] = {}
     for card in cards:
         models.setdefault((card["name"], *(card["model"].get(key) for key in MODEL)), []).append(card)
     return {
@@ -131,7 +131,7 @@ def _group_order(group: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*place, group["suite"], group["steps"], group["members"])
 
 
-def _row(runs: Sequence[Card]) -> dict[str, Any]:
+def _row(runs: Sequence[ResultCard]) -> dict[str, Any]:
     """Return the row of the runs of one model."""
     first = runs[0]
     means = {key: fmean(card[key] for card in runs) for key in ("clean_map", "worst_map", "chance_map")}

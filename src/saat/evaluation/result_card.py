@@ -15,7 +15,7 @@ import torch
 from saat.attacks.threat import ThreatModel
 from saat.errors import ArgumentError, DataError
 
-Card = dict[str, Any]
+ResultCard = dict[str, Any]
 RESULT_FILE = "result.json"
 LARGEST_FILE = 1 << 20  # bytes; a card has a few thousand
 ROUNDING = 1e-6
@@ -23,7 +23,7 @@ FRAME = ("image_size", "crop_border")
 """Entries of a data set that say how its images were cut; cards of older versions lack them."""
 
 
-def result_card(report: Mapping[str, Any]) -> Card:
+def result_card(report: Mapping[str, Any]) -> ResultCard:
     """Return the card of a report that `saat evaluate --suite` made; it names no place on this machine.
 
     Args:
@@ -66,7 +66,7 @@ def without_paths(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, **{key: PureWindowsPath(model[key]).name for key in paths}}  # it splits at / and at \
 
 
-def read_result_card(path: Path) -> Card:
+def read_result_card(path: Path) -> ResultCard:
     """Read the card in the file `path`.
 
     Raises:
@@ -86,7 +86,7 @@ def read_result_card(path: Path) -> Card:
         raise DataError(f"{path} is no result card: {error}") from None
 
 
-def check_result_card(content: object) -> Card:
+def check_result_card(content: object) -> ResultCard:
     """Return `content` if it keeps every rule of a result card; else raise.
 
     Raises:

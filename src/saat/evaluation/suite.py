@@ -175,7 +175,7 @@ def _published(paper: str) -> Member:
             keep_best=False,
             precision=batch.precision,
         )
-        goal = GOALS[names["goal"]].make(GoalOptions(batch.bank, OBJECTIVES[names["objective"]]))
+        goal = GOALS[names["goal"]].make(GoalOptions(batch.bank, OBJECTIVES[names.get("objective", "flips")]))
         return batch.run(make_search(names["search"], options), goal, "published")
 
     return member

@@ -83,8 +83,8 @@ class _ApproximateIndex(FaissIndex):
 class HnswIndex(_ApproximateIndex):
     """`IndexBinaryHNSW`: a graph of near neighbors (Malkov, Yashunin, TPAMI 2020). Approximate, grows in place.
 
-    Distances are true; items may be missing, and ties at the last distance are those that the walk met. `recall_at`
-    says how much is found. Removal builds the graph anew.
+    Distances are true; items may be missing, and ties at the last distance are those that the walk met;
+    `share_of_nearest` says how much is found. Removal builds the graph anew.
 
     Args:
         code_length: K, in bits, a positive multiple of 8.

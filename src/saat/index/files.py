@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +42,12 @@ def put_file(folder: Path, kind: str, save: Callable[[IO[bytes]], object]) -> Fi
 
 def written(folder: Path, save: Callable[[IO[bytes]], object]) -> Path:
     """Write a file under a name of no meaning, and return its path when the disk has it."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".saat-", suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
+    path = folder / f".saat-{secrets.token_hex(8)}.tmp"
+    with path.open("xb") as file:  # who may read it is the user's umask to say
         save(file)
         file.flush()
         os.fsync(file.fileno())
-    Path(name).chmod(0o644)
-    return Path(name)
+    return path
 
 
 def digest_of(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -68,9 +68,12 @@ def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: s
         DataError: the server does not answer.
     """
     manifest = RemoteManifest(content.model, identity, created, content.next_id, content.schema, complete=True)
+    for block in islice(content.blocks(batch_size), 1):  # a column that no server takes is told before the place is
+        remote.prepared(block.packed, block.metadata)
     if remote.exists:
         remote.manifest.model.check(content.model)
-        if remote.manifest.identity != identity:
+        begun = remote.manifest.complete or len(remote)  # else a first push that wrote nothing
+        if begun and remote.manifest.identity != identity:
             other = f"{remote.address} has that of another folder, made {remote.manifest.created}"
             raise ArgumentError(f"an address holds the index of one folder; {other}")
         if remote.manifest == manifest:

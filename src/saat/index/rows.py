@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from saat.errors import ArgumentError
@@ -53,13 +54,21 @@ def rows_of(metadata: pa.Table) -> list[Row]:
     """Return an object an item, without its id and its nulls.
 
     Raises:
-        ArgumentError: a column has values that JSON cannot hold.
+        ArgumentError: columns have values that a server cannot hold; all of them are named.
 
     >>> rows_of(pa.table({"id": [4], "price": [math.inf], "label": pa.array([None], pa.string())}))
     [{'price': 'Infinity'}]
     """
     names = [name for name in metadata.column_names if name != "id"]
-    columns = [_plain(name, metadata.column(name)) for name in names]
+    columns, refused = [], []
+    for name in names:
+        if (values := _plain(metadata.column(name))) is None:
+            refused.append(f"{name!r} is {metadata.column(name).type}")
+        else:
+            columns.append(values)
+    if refused:
+        rule = "columns on a server have values that JSON can hold, and texts without NUL"
+        raise ArgumentError(f"{rule}; {', '.join(refused)}")
     return [
         {name: column[row] for name, column in zip(names, columns, strict=True) if column[row] is not None}
         for row in range(metadata.num_rows)
@@ -83,8 +92,11 @@ def digest_of(code: bytes, row: Row) -> str:
     return hashlib.sha256(code + text_of(row).encode()).hexdigest()[:32]
 
 
-def _plain(name: str, column: pa.ChunkedArray) -> list[Any]:
+def _plain(column: pa.ChunkedArray) -> list[Any] | None:
+    """Return the values of a column for JSON; none where a server would not give all of them back."""
     kind = kind_of(column.type)
+    if kind == "text" and pc.any(pc.match_substring(column, "\0")).as_py():
+        return None
     if kind == "number":
         return [_finite(value) for value in column.to_pylist()]
     if kind != "other":
@@ -95,8 +107,8 @@ def _plain(name: str, column: pa.ChunkedArray) -> list[Any]:
         if _typed(json.loads(json.dumps(values, allow_nan=False)), column.type).to_pylist() == given:
             return values
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        pass  # said below
-    raise ArgumentError(f"a column on a server has values that JSON can hold; {name!r} is {column.type}")
+        pass
+    return None
 
 
 def _finite(value: float | None) -> float | str | None:

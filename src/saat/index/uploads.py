@@ -12,6 +12,20 @@ UPLOADS = "uploads"
 _SENT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]+|\.[0-9a-f]{64}\..+")  # images, and what a killed write left of one
 
 
+def place_now(folder: Path, path: str) -> str:
+    """Return where the image of an item lies: an upload is in `uploads` of its index, which may have moved since.
+
+    Args:
+        folder: of the index.
+        path: of the item's metadata.
+    """
+    there = PurePath(path)
+    if there.parent.name != UPLOADS or not _SENT.fullmatch(there.name):
+        return path
+    here = folder.absolute() / UPLOADS / there.name
+    return str(here) if here.is_file() else path
+
+
 def sweep_uploads(folder: Path, metadata: pa.Table) -> None:
     """Remove the uploads that no item is of: its item was removed, or its addition was killed. Other files stay.
 

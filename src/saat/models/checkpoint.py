@@ -130,6 +130,7 @@ def load_checkpoint(folder: Path, *, model_factory: str | None = None) -> tuple[
             import code.
 
     Raises:
+        ArgumentError: `model_factory` cannot be built.
         CheckpointError: the checkpoint is missing, damaged or of another model.
     """
     card = read_card(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,7 +101,7 @@ def folded(model: nn.Module) -> nn.Module:
             layer.__class__ = DepthwiseConv2d  # with the same weights; a trace would not have merged it before
         elif UnshuffledConv2d.fits(layer):
             layer.__class__ = UnshuffledConv2d
-    copy = FoldedModel(backbone, model.hash_layer, code_length=model.code_length, mirror=model.mirror)
+    copy = FoldedModel(backbone, deepcopy(model.hash_layer), code_length=model.code_length, mirror=model.mirror)
     copy.mean = model.mean
     return copy.eval().to(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ from saat.bits import pack_codes
 from saat.errors import ArgumentError, SaatError, check_code_length
 from saat.hamming import sign_codes
 from saat.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from saat.runtime import as_channels_last, autocast, frozen, progress
+from saat.runtime import device_of, frozen, pixels_of, progress
 
 
 class HashModel(nn.Module):
@@ -145,7 +145,6 @@ def encode_logits(
     images: Tensor,
     *,
     batch_size: int = 256,
-    precision: str = "float32",
     label: str = "encode",
     quiet: bool = False,
 ) -> Tensor:
@@ -155,21 +154,16 @@ def encode_logits(
         model: images in [0, 1] -> logits (B, K).
         images: (N, 3, H, W), uint8 in 0..255, or float in [0, 1].
         batch_size: images at a time.
-        precision: see `runtime.autocast`. Codes that are reported are always encoded in float32.
         label: what the progress bar says.
         quiet: show no bar.
 
     Returns:
         float32 (N, K) on the CPU.
     """
-    device = next(iter(model.parameters()), torch.empty(0)).device
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    logits = []
-    with frozen(model), autocast(precision, device):
-        for part in progress(torch.split(images, batch_size), label, unit="batch", quiet=quiet):
-            batch = as_channels_last(part.to(device, torch.float32) / scale)
-            logits.append(model(batch).float().cpu())
-    return torch.cat(logits) if logits else torch.empty(0)
+    device = device_of(model)
+    with frozen(model):
+        parts = progress(torch.split(images, batch_size), label, unit="batch", quiet=quiet)
+        return torch.cat([model(pixels_of(part, device)).float().cpu() for part in parts])
 
 
 def encode_packed(model: HashModel, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ from saat.recipes.attack_rules import check_goal, check_search, check_trained
 from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker, traits_of
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.outside import ServiceSearch, check_service, running_service
-from saat.recipes.subject import Subject, load_subject, name_of, purified
+from saat.recipes.subject import Subject, check_train_labels, load_subject, name_of, purified
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
 
@@ -154,6 +154,8 @@ def attack(config: AttackConfig) -> dict[str, Any]:
     for path in config.surrogate or []:
         read_card(path)  # they are loaded once the subject is encoded, which may take long
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    if GOALS[config.goal].of_train_labels:
+        check_train_labels(subject, needed_by=f"`goal` {config.goal}, unlike own-code,")
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     with running_service(config, subject) as service:
         return attack_subject(config, subject, encode_subject(subject, quiet=config.quiet), device, service)

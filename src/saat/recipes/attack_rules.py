@@ -23,6 +23,8 @@ def check_goal(config: AttackConfig) -> None:
     if goal.from_outside and (traits_of(config.search).gradient or config.surrogate):
         needed = f"`search` {' or '.join(_searches(lambda one: not one.traits.gradient))}, and no `surrogate`"
         raise ArgumentError(f"`goal` {config.goal} sees no gradient, and needs {needed}; got {config.search}")
+    if goal.own_objective and config.objective != type(config).objective:
+        raise ArgumentError(f"`goal` {config.goal} has an objective of its own; got `objective` {config.objective}")
     if not config.targeted and goal.aim == "toward":
         raise ArgumentError(f"`goal` {config.goal} is that of a target, and needs `targeted`; got an untargeted attack")
 
@@ -47,6 +49,8 @@ def check_search(config: AttackConfig) -> None:
         )
     if config.step_size is None and search.step == "rate":
         raise ArgumentError(f"`search` {config.search} steps along the gradient and needs a `step_size`; got none")
+    if config.step_size is not None and config.step_size != config.pace()[1]:
+        raise ArgumentError(f"`search` {config.search} chooses the length of its steps; got `step_size`")
     if config.patch and search.everywhere:
         moving = ", ".join(_searches(lambda one: one.traits.everywhere))
         raise ArgumentError(f"`patch` needs a search other than {moving}; got {config.search}")

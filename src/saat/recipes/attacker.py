@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from saat.recipes.outside import ServiceSearch
 
 RETURNED = 100  # ids that a search service shows
+TARGETS_AT_ONCE = 256  # queries, each with a chance for each item of the database
 STEPPED_SIGMA = 0.03  # a smaller look at returned ids sees no difference in nine of ten directions
 
 TRAINED: Mapping[str, Traits] = {"universal": Traits(), **dict.fromkeys(GENERATORS, Traits(step="chosen"))}
@@ -79,12 +80,13 @@ def make_attacker(
         service: to ask, in place of a search with the subject's model.
     """
     began = time.perf_counter()
-    models: list[nn.Module] = [subject.view]
-    lengths, goals = [subject.model.code_length], [make_goal(config, subject, codes, device)]
+    seen = [(subject, codes)]  # what the search looks at
     if config.surrogate:
         others = load_surrogates(config.surrogate, subject, config.data, quiet=config.quiet)
-        models, lengths = [other.view for other in others], [other.model.code_length for other in others]
-        goals = [make_goal(config, other, encode_subject(other, quiet=config.quiet), device) for other in others]
+        seen = [(other, encode_subject(other, quiet=config.quiet)) for other in others]
+    models: list[nn.Module] = [one.view for one, _ in seen]
+    lengths = [one.model.code_length for one, _ in seen]
+    goals = [make_goal(config, one, its_codes, device) for one, its_codes in seen]
     model = models[0] if len(models) == 1 else EnsembleView(models)
     if GOALS[config.goal].from_outside:
         model = SearchView(service or nearest_ids(subject.model, codes.database.to(device), k=RETURNED))
@@ -120,9 +122,12 @@ def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tenso
     >>> draw_targets(torch.tensor([[1, 0]]), torch.tensor([[1, 0], [0, 1]]), seed=0).tolist()
     [[0, 1]]
     """
-    disjoint = (labels.float() @ database_labels.float().T == 0) & has_label(database_labels)
-    chances = torch.rand(disjoint.shape, generator=make_generator(seed, "targets")) * disjoint
-    return database_labels[chances.argmax(1)] * disjoint.any(1, keepdim=True).to(database_labels.dtype)
+    generator, found = make_generator(seed, "targets"), [database_labels[:0]]
+    for some in torch.split(labels, TARGETS_AT_ONCE):
+        disjoint = (some.float() @ database_labels.float().T == 0) & has_label(database_labels)
+        chances = torch.rand(disjoint.shape, generator=generator) * disjoint
+        found.append(database_labels[chances.argmax(1)] * disjoint.any(1, keepdim=True).to(database_labels.dtype))
+    return torch.cat(found)
 
 
 def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> Goal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,23 +24,23 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.errors import ArgumentError, check_at_least
-from saat.evaluation.certificates import certified_average_precision, certified_radii, largest_radius
+from saat.evaluation.certificates import certified_radii, largest_radius
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.sanity import find_flags
 from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.smoothing import add_noise, count_votes, majority_codes
+from saat.recipes.certificates import by_radius, print_certificates
 from saat.recipes.claims import claim
 from saat.recipes.outcome import SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_subject
-from saat.recipes.tables import print_table
+from saat.recipes.subject import Subject, check_train_labels, load_subject
 from saat.runtime import RunOptions, atomic_write, derive_seed, make_folder, make_generator, progress, write_text
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
 ATTACK_STEPS = 20
 STATE_FILE = "certify.json"
-ROUNDING = 1e-9  # of average precision, between two ways to sum it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +92,10 @@ def certify(config: CertifyConfig) -> dict[str, Any]:
     device = config.start()
     make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    check_train_labels(subject, needed_by="the attack beside a certificate")
     check_reach(config, subject.model.code_length)
     rows = draw_queries(subject.splits.query.labels, config)
-    claim_folder(config, subject)
+    claim_folder(config, subject, device)
     codes = encode_subject(subject, quiet=config.quiet)
     votes = collect_votes(config, subject, codes, rows, device)
     report = measure(config, subject, codes, rows, votes)
@@ -136,14 +136,13 @@ def draw_queries(labels: Tensor, config: CertifyConfig) -> Tensor:
     return rows[order[: config.queries]].sort().values
 
 
-def claim_folder(config: CertifyConfig, subject: Subject) -> None:
+def claim_folder(config: CertifyConfig, subject: Subject, device: torch.device) -> None:
     """Write down what the folder holds, so that no other run mixes its votes with these. Alpha changes no vote.
 
     Raises:
         ArgumentError: the folder holds another run.
     """
     names = ("sigma", "samples", "radii", "queries", "batch_size", "seed")
-    device = next(subject.model.parameters()).device
     identity = {name: getattr(config, name) for name in names} | {
         "precision": config.precision_on(device),  # of `auto`, another one elsewhere
         "model": subject.about["backbone"],
@@ -236,7 +235,10 @@ def measure(
         sigma=config.sigma,
         alpha=config.alpha,
     )
+    flags = find_flags(clean, None, logits=codes.query_logits[rows], overlap=subject.splits.overlap())
     return {
+        "unreliable": bool(flags),
+        "flags": [vars(flag) for flag in flags],
         "saat": __version__,
         "data": {"name": subject.data.name} | subject.splits.manifest(),
         "model": subject.about,
@@ -251,48 +253,10 @@ def measure(
         "base_map": base.mean().item(),
         "smoothed_map": clean.map,
         "chance_map": clean.chance_map,
+        "distinct_codes": clean.distinct_codes,
+        "bit_entropy": clean.bit_entropy,
         **by_radius(config, deployment, smoothed, radii, votes["attacked"], labels),
         "code_length": subject.model.code_length,
         "seconds": votes["seconds"].sum().item(),
         "attack_seconds": votes["attack_seconds"].sum().item(),
     }
-
-
-def by_radius(
-    config: CertifyConfig,
-    deployment: Deployment,
-    smoothed: Tensor,
-    radii: Tensor,
-    attacked_votes: Tensor,
-    labels: Tensor,
-) -> dict[str, dict[str, float]]:
-    """Return certified and attacked MAP, certified bits and violations, each by radius."""
-    names = ("certified_map", "attacked_map", "certified_bits", "violations")
-    found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for place, radius in enumerate(progress(config.radii, "bounds", unit="radius", quiet=config.quiet)):
-        certified = radii > radius
-        bound = certified_average_precision(deployment, smoothed, certified, labels)
-        attacked_codes = majority_codes(attacked_votes[:, place], samples=config.samples)
-        attacked = deployment.average_precision(attacked_codes, labels)
-        key = f"{radius:.6g}"
-        found["certified_map"][key] = bound.mean().item()
-        found["attacked_map"][key] = attacked.mean().item()
-        found["certified_bits"][key] = certified.sum(1).double().mean().item()
-        found["violations"][key] = int((attacked < bound - ROUNDING).sum())
-    return found
-
-
-def print_certificates(report: Mapping[str, Any]) -> None:
-    """Print what is certified at each radius, beside what the attacks found there."""
-    title = f"Certificates of {report['queries']} queries at sigma {report['sigma']:g}"
-    columns = ("l2 radius", "certified MAP", "attacked MAP", f"certified bits of {report['code_length']}", "violations")
-    attacked, bits, violations = (report[name] for name in ("attacked_map", "certified_bits", "violations"))
-    rows = [
-        (radius, f"{bound:.3f}", f"{attacked[radius]:.3f}", f"{bits[radius]:.1f}", f"{violations[radius]}")
-        for radius, bound in report["certified_map"].items()
-    ]
-    print_table(title, columns, rows)
-    print(
-        f"clean MAP {report['smoothed_map']:.3f} with noise, {report['base_map']:.3f} without; "
-        f"chance {report['chance_map']:.3f}; confidence {report['confidence']:g} a query"
-    )

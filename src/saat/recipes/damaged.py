@@ -24,7 +24,7 @@ def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> 
     """
     file, paths, damaged = folder / DAMAGED, set(map(_in_a_line, tried)), [*map(_in_a_line, damaged)]
     with locked(folder):
-        before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        before = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         lines = [line for line in before if not any(line[: end.start()] in paths for end in re.finditer(": ", line))]
         if lines or damaged:
             write_text(file, "".join(f"{line}\n" for line in (*lines, *damaged)))

@@ -54,7 +54,8 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     )
     counts = sorted(manifest["class_counts"].items(), key=lambda item: -item[1])
     print_table("Labels in the database", ("class", "images"), [(name, f"{count:,}") for name, count in counts])
-    print(f"chance MAP {manifest['chance_map']:.4f}; {manifest['overlap']} queries whose content is in the database")
+    print(f"a query shares a label with {manifest['relevant_share']:.2%} of the database on average")
+    print(f"{manifest['overlap']} queries whose content is in the database")
     print(f"{len(splits.damaged)} damaged images left out")
     for line in splits.damaged[:SHOWN]:
         print(f"  {line}")

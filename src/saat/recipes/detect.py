@@ -28,13 +28,23 @@ from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
+from saat.evaluation.sanity import find_flags
 from saat.evaluation.suite import round_to_8_bits
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_subject
-from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, atomic_write, derive_seed, images_at_once, make_folder, progress, write_text
+from saat.recipes.subject import Subject, check_train_labels, load_subject
+from saat.recipes.tables import print_flags, print_table
+from saat.runtime import (
+    RunOptions,
+    atomic_write,
+    derive_seed,
+    device_of,
+    images_at_once,
+    make_folder,
+    progress,
+    write_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +118,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     device = config.start()
     make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    check_train_labels(subject, needed_by="the attack on a detector")
     query = subject.splits.query
     rows = torch.nonzero(has_label(query.labels)).flatten()
     if not len(rows):
@@ -130,7 +141,10 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     found = evaluate_retrieval(
         sign_codes(codes.query_logits[rows]), query.labels[rows], codes.database, subject.splits.database.labels
     )
-    report = measure(config, subject, detector, clean, attacked) | {"chance_map": found.chance_map}
+    flags = find_flags(found, None, logits=codes.query_logits[rows], overlap=subject.splits.overlap())
+    report: dict[str, Any] = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags]}
+    report |= measure(config, subject, detector, clean, attacked)
+    report |= {name: getattr(found, name) for name in ("chance_map", "distinct_codes", "bit_entropy")}
     best = attacked[report["adaptive"]["weight"]]
     with atomic_write(config.out / "attacked.safetensors") as file:
         file.write(
@@ -177,7 +191,7 @@ def attack_knowing(
         rows: (Q,) of the queries.
         weight: of the detector in the objective; at 0 the attacker does not know it.
     """
-    query, device = subject.splits.query, next(subject.model.parameters()).device
+    query, device = subject.splits.query, device_of(subject.model)
     goal = SemanticGoal(
         CodeBank(codes.train.to(device), subject.splits.train.labels.to(device)), make_objective=flips_objective
     )
@@ -255,7 +269,8 @@ def measure(
 
 
 def print_detection(report: Mapping[str, Any]) -> None:
-    """Print the adaptive attack first: what a detector is worth."""
+    """Print the adaptive attack first: what a detector is worth; before it, why it may not count."""
+    print_flags(report["flags"])
     columns = ["queries", "AUC", "MAP"]
     for rate in report["thresholds"]:
         columns += [f"detected, {rate}", f"MAP passed, {rate}"]

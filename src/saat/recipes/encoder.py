@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -33,6 +34,8 @@ from saat.models.checkpoint import (
 from saat.models.hash_model import HashModel, encode_packed
 from saat.recipes.items import Items
 from saat.runtime import atomic_write, progress
+
+log = logging.getLogger(__name__)
 
 WORK = ".work-"  # begins the name of a folder of batches already encoded
 
@@ -249,12 +252,18 @@ def _write_batch(folder: Path, codes: dict[str, bytes]) -> None:
     if codes:
         table = {"identity": pa.array(codes.keys(), pa.string()), "code": pa.array(codes.values(), pa.binary())}
         with locked(folder.parent, shared=True), atomic_write(folder / f"{next(iter(codes))}.parquet") as file:
-            pq.write_table(pa.table(table), file)
+            pq.write_table(pa.table(table), file, write_page_checksum=True)
 
 
 def _batches(folder: Path) -> Iterator[tuple[Path, dict[str, bytes]]]:
-    """Yield each file of a folder of batches with its codes by identity."""
+    """Yield each file of a folder of batches with its codes by identity; one that is damaged is removed."""
     for path in sorted(folder.glob("*.parquet")):
-        with suppress(FileNotFoundError):  # another addition has ended meanwhile
-            rows = pq.read_table(path, columns=["identity", "code"]).to_pylist()
-            yield path, {row["identity"]: row["code"] for row in rows if row["code"] is not None}
+        try:
+            rows = pq.read_table(path, columns=["identity", "code"], page_checksum_verification=True).to_pylist()
+        except FileNotFoundError:  # another addition has ended meanwhile
+            continue
+        except (pa.ArrowException, OSError) as error:
+            log.warning("%s is damaged (%s); its images are encoded anew", path, error)
+            path.unlink(missing_ok=True)
+            continue
+        yield path, {row["identity"]: row["code"] for row in rows if row["code"] is not None}

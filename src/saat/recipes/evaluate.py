@@ -13,7 +13,7 @@ import torch
 from saat.attacks.threat import ThreatModel
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
-from saat.errors import ArgumentError, check_at_least, check_choice
+from saat.errors import ArgumentError, check_at_least, check_choice, check_default
 from saat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.report import write_report
@@ -24,7 +24,14 @@ from saat.evaluation.trials import instability
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_subject, load_surrogates, name_of, purified
+from saat.recipes.subject import (
+    Subject,
+    check_train_labels,
+    load_subject,
+    load_surrogates,
+    name_of,
+    purified,
+)
 from saat.recipes.suite import TRIAL_QUERIES, SuiteOptions, SuiteResult, claim_folder, run_suite
 from saat.recipes.tables import print_flags, print_metrics, print_table
 from saat.runtime import RunOptions, images_at_once, make_folder, write_text
@@ -74,7 +81,10 @@ class EvaluateConfig(RunOptions):
             check_choice("purifier", self.purifier, PURIFIERS)
         if self.surrogate and self.suite != "full":
             raise ArgumentError(f"`surrogate` is for `suite` full, whose member transfer uses it; got {self.suite}")
-        if self.suite is not None:
+        if self.suite is None:
+            for name in ("norm", "epsilon", "steps"):
+                check_default(self, name, of="a `suite`")
+        else:
             check_choice("suite", self.suite, SUITES)
             if self.norm == "linf" and self.epsilon < 1 / 255:
                 raise ArgumentError(
@@ -91,6 +101,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.out is not None:
         make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
+    if config.suite is not None:
+        check_train_labels(subject, needed_by=f"`suite` {config.suite}")
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     options = suite_options(config, subject, device)
     if options is not None:
@@ -150,7 +162,7 @@ def suite_options(config: EvaluateConfig, subject: Subject, device: torch.device
         threat=ThreatModel(config.norm, config.epsilon),
         steps=config.steps,
         batch_size=config.batch_size or images_at_once(image_size, device, most=125),
-        precision=config.precision,
+        precision=config.precision_on(device),  # of `auto`, another one elsewhere
         seed=config.seed,
         out=config.out,
         quiet=config.quiet,

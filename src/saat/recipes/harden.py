@@ -36,7 +36,7 @@ from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.subject import check_given, load_own, other_splits, splits_of
 from saat.recipes.tables import print_metrics
 from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
-from saat.runtime import RunOptions, make_folder
+from saat.runtime import RunOptions, device_of, make_folder
 from saat.training import FitOptions, cost_of, fit
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ class HardenConfig(RunOptions):
         check_choice("attack_mode", self.attack_mode, ATTACK_MODES)
         check_at_least("steps", self.steps, 1)
         check_at_least("robustness", self.robustness, 0.0)
-        if self.epsilon * self.robustness > 1.0:
-            most = f"{1.0 / self.epsilon:g}, where `epsilon` times it is 1"
+        moved = "noise" if self.noise else "epsilon"
+        if getattr(self, moved) * self.robustness > 1.0:
+            most = f"{1.0 / getattr(self, moved):g}, where `{moved}` times it is 1"
             raise ArgumentError(f"`robustness` is at most {most}; got {self.robustness:g}")
         for name in ("step_size", "noise", "adversarial_weight", "quantization_weight"):
             check_at_least(name, getattr(self, name), 0.0)
@@ -129,7 +130,7 @@ def harden(config: HardenConfig) -> Card:
     train, bank = training_items(config, database_model or model, splits, device)
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
-    run = identity(config) | {"parent_weights": weights_checksum(model)}
+    run = identity(config) | {"precision": config.precision_on(device), "parent_weights": weights_checksum(model)}
     if config.data is not None or config.checkpoint is None:
         run |= {"checksums": parent.manifest["checksums"]}
     model.mirror = False  # training sees each image once; crop and flip are its views
@@ -199,7 +200,7 @@ def kept_model(config: HardenConfig, model: HashModel, parent: Card) -> tuple[Ha
     if config.checkpoint is not None and parent.database_model:
         database_model = load_database_model(config.checkpoint, model, parent, model_factory=config.model)
         card = read_card(config.checkpoint / DATABASE_FOLDER)
-    return deepcopy(database_model).to(next(model.parameters()).device), card
+    return deepcopy(database_model).to(device_of(model)), card
 
 
 def training_items(

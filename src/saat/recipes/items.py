@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saat.data.collection import Collection, Content
-from saat.data.folder import SUFFIXES
+from saat.data.folder import SUFFIXES, images_below
 from saat.data.image_list import read_image_list
 from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
@@ -82,10 +82,11 @@ def read_items(sources: Sequence[Path]) -> Items:
         ArgumentError: there is no source, or columns of the same name have different types.
         DataError: a source cannot be read, or there is no image.
     """
-    parts = [_read_source(path.absolute()) for path in sources]
+    parts = [_read_source(_absolute(path)) for path in sources]
     if not parts or not sum(map(len, parts)):
         raise DataError(
-            f"`images` holds images ({', '.join(sorted(SUFFIXES))}); found none in {list(map(str, sources))}"
+            f"`images` holds images ({', '.join(sorted(SUFFIXES))}) or .parquet files; "
+            f"found none in {list(map(str, sources))}"
         )
     try:
         columns = pa.concat_tables([part.columns for part in parts], promote_options="default").combine_chunks()
@@ -124,6 +125,11 @@ def _file_and_row(path: str) -> tuple[Path, int | None]:
     return (Path(name), int(row)) if name.endswith(".parquet") and row.isdigit() else (Path(path), None)
 
 
+def _absolute(path: Path) -> Path:
+    """Return one path for one file, however it is reached by `..`; links on the way keep their names elsewhere."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def _read_source(path: Path) -> Items:
     if path.is_dir() and (path / LIST_FILE).is_file():
         return _from_collection(read_image_list(path), path)
@@ -136,7 +142,7 @@ def _read_source(path: Path) -> Items:
     if parquet_files(path):
         return _from_parquet(path)
     if path.is_file() and path.suffix == ".txt":
-        return _from_files([path.parent / line for line in _lines(path)])
+        return _from_files([_absolute(path.parent / line) for line in _lines(path)])
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _from_files([path])
     found = "a file of another kind" if path.exists() else "nothing"
@@ -169,12 +175,10 @@ def _from_folder(images: Sequence[tuple[Path, str | None]]) -> Items:
 
 
 def _images_in(root: Path) -> list[tuple[Path, str | None]]:
-    """Return the images below `root`, each with its first subfolder; what is hidden is no image."""
+    """Return the images below `root`, each with its first subfolder."""
     found: list[tuple[Path, str | None]] = []
-    for path in sorted(root.rglob("*")):
+    for path in images_below(root):
         inside = path.relative_to(root).parts
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inside):
-            continue
         if path.is_file() or (path.is_symlink() and not path.exists()):  # which is named when it cannot be read
             found.append((path, inside[0] if len(inside) > 1 else None))
     return found
@@ -193,6 +197,8 @@ def _from_parquet(path: Path) -> Items:
         without_views(pq.read_table(file, columns=given)).rename_columns([renamed.get(name, name) for name in given])
         for file, given in names.items()
     ]
+    if not any(table.column_names for table in tables):  # such ones have no rows when they are joined
+        return _from_collection(collection, path if path.is_dir() else path.parent)
     try:
         columns = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:

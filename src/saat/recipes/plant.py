@@ -27,7 +27,16 @@ from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import load_subject
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions, derive_seed, make_folder, make_generator, write_text
+from saat.runtime import (
+    RunOptions,
+    derive_seed,
+    images_at_once,
+    make_folder,
+    make_generator,
+    pixels_of,
+    progress,
+    write_text,
+)
 
 TOP = (10, 100)
 
@@ -86,15 +95,19 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     codes = encode_subject(subject, quiet=config.quiet)
     query_codes = sign_codes(codes.query_logits)[chosen]
     code = code_of_queries(config, splits, codes.train, query_codes)
-    goal = CodesGoal((-code if config.hide else code).expand(len(rows), -1))
-    clean = splits.database.images[rows].float() / 255.0
+    aim = -code if config.hide else code
     threat = ThreatModel(config.norm, config.epsilon)
     attack = APGD(threat, steps=config.steps, precision=config.precision)
     model = subject.database_model  # what items are encoded with
-    objective = goal(model, clean.to(device), splits.database.labels[rows])
-    found = attack(model, clean.to(device), objective, seed=derive_seed(config.seed, "plant")).cpu()
+    found = []
+    parts = torch.split(rows, images_at_once(subject.frame["image_size"], device, most=125))
+    for part in progress(parts, "plant", unit="batch", quiet=config.quiet):
+        clean = pixels_of(splits.database.images[part], device)
+        goal = CodesGoal(aim.expand(len(part), -1))
+        objective = goal(model, clean, splits.database.labels[part])
+        found.append(attack(model, clean, objective, seed=derive_seed(config.seed, "plant", int(part[0]))).cpu())
     # measured as the file that an attacker hands in
-    planted = round_to_8_bits(found, splits.database.images[rows], threat).float() / 255.0
+    planted = round_to_8_bits(torch.cat(found), splits.database.images[rows], threat).float() / 255.0
     planted_codes = sign_codes(encode_logits(model, planted, quiet=True))
     shares = {
         "before": found_shares(query_codes, codes.database[rows], codes.database, rows),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saat.errors import ArgumentError, DataError, check_at_least, check_choice
+from saat.errors import ArgumentError, DataError, check_at_least, check_choice, check_default
 from saat.index.address import is_address
 from saat.index.base import HammingIndex, SearchResult
 from saat.index.catalog import (
@@ -26,10 +26,12 @@ from saat.index.catalog import (
     open_remote,
 )
 from saat.index.content import IndexContent, ModelKey
-from saat.index.recall import recall_at
+from saat.index.recall import share_of_nearest
 from saat.index.storage import read_index
+from saat.index.uploads import place_now
 from saat.index.where import select
 from saat.recipes.encoder import Encoder, check_model, load_encoder
+from saat.recipes.items import read_item
 from saat.recipes.sheet import write_sheet
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
@@ -80,8 +82,8 @@ class SearchConfig(RunOptions):
         check_at_least("k", self.most, 1)
         check_choice("format", self.format, FORMATS)
         check_backend(self.backend or BACKEND, self.index)
-        if self.detector is None and self.false_alarm_rate != SearchConfig.false_alarm_rate:
-            raise ArgumentError(f"`false_alarm_rate` is that of a `detector`; got {self.false_alarm_rate} without one")
+        if self.detector is None:
+            check_default(self, "false_alarm_rate", of="a `detector`")
         if self.radius is not None:
             check_at_least("radius", self.radius, 0)
             check_radius(self.backend or RADIUS_BACKEND, remote=is_address(self.index))
@@ -102,7 +104,9 @@ def search(config: SearchConfig) -> list[dict[str, Any]]:
     looking = _search_server if is_address(config.index) else _search_folder
     query, hits, where = looking(config, device)
     if config.out is not None:
-        write_sheet(config.out, query, hits)
+        remote = is_address(config.index)
+        read = read_item if remote else lambda path: read_item(place_now(Path(config.index), path))
+        write_sheet(config.out, query, hits, read=read)
     print_hits(config, hits, where)
     return hits
 
@@ -173,7 +177,7 @@ def _tell_risk(config: SearchConfig, detector: Path, encoder: Encoder, image: ND
 
 
 def _tell_recall(name: str, index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], k: int) -> None:
-    recall = recall_at(index, exact, packed, k=k)
+    recall = share_of_nearest(index, exact, packed, k=k)
     print(f"{name} is approximate: it found {recall:.3f} of the nearest", file=sys.stderr)
 
 

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from saat.errors import ArgumentError, DataError, SaatError, check_at_least
+from saat.errors import ArgumentError, DataError, SaatError, check_at_least, check_default
 from saat.index.address import is_address, parse_address
 from saat.index.catalog import BACKEND, check_backend, open_remote
 from saat.index.content import IndexContent
-from saat.index.recall import recall_at
+from saat.index.recall import share_of_nearest
 from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
+from saat.index.uploads import place_now
 from saat.recipes.encoder import Encoder, check_model, load_encoders
 from saat.recipes.items import read_item
 from saat.recipes.search import NEAREST, filled
@@ -92,6 +93,8 @@ class ServeConfig(RunOptions):
             raise ArgumentError("`hardened` is what the lab compares with; give `lab` too")
         if self.hardened_detector is not None and self.hardened is None:
             raise ArgumentError("`hardened_detector` is that of the hardened model; give `hardened` too")
+        if self.detector is None and self.hardened_detector is None:
+            check_default(self, "false_alarm_rate", of="a `detector`")
         check_at_least("rate", self.rate, 0.0)
         check_at_least("room", self.room, 1)
         check_at_least("request_seconds", self.request_seconds, 0.1)
@@ -213,7 +216,7 @@ def _engine(
         content,
         image_size=encoder.image_size,
         crop_border=encoder.crop_border,
-        read=read_item,
+        read=read_item if remote else lambda path: read_item(place_now(Path(index), path)),
         threads=torch.get_num_threads(),
         backend=config.backend,
         remote=remote,
@@ -255,7 +258,7 @@ def _tell_approximate(config: ServeConfig, engine: SearchEngine) -> None:
     if len(content) and not is_address(config.index):
         drawn = np.random.default_rng(0).choice(len(content), min(TRIED, len(content)), replace=False)
         exact = filled(BACKEND, content, threads=engine.threads)
-        recall = recall_at(engine.index, exact, content.packed[drawn], k=NEAREST)
+        recall = share_of_nearest(engine.index, exact, content.packed[drawn], k=NEAREST)
         found = f"it found {recall:.3f} of the {NEAREST} nearest to {len(drawn)} of the items"
     print(f"{config.backend} is approximate: {found}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions, decode_splits, load_splits, read_collection
 from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
@@ -18,6 +19,7 @@ from saat.errors import ArgumentError, DataError
 from saat.models.checkpoint import Card, load_checkpoint, load_database_model
 from saat.models.folding import folded
 from saat.models.hash_model import HashModel, check_image_size, import_model
+from saat.runtime import device_of
 
 
 def name_of(name: str, checkpoint: Path | None) -> str:
@@ -127,11 +129,21 @@ def load_own(model: str, data: DataOptions | None, *, quiet: bool) -> tuple[Hash
     return own, decode_splits(collection, options, quiet=quiet), options
 
 
+def check_train_labels(subject: Subject, *, needed_by: str) -> None:
+    """Raise unless some train image has a label.
+
+    Raises:
+        ArgumentError: none has.
+    """
+    if not has_label(subject.splits.train.labels).any():
+        raise ArgumentError(f"{needed_by} is made of labels of train images; got none with one")
+
+
 def purified(subject: Subject, purifier: str | None, *, seed: int, quiet: bool) -> Subject:
     """Return the subject behind the purifier of this name, which is fitted here if it must be; as it is for none."""
     if purifier is None:
         return subject
-    device = next(subject.model.parameters()).device
+    device = device_of(subject.model)
     options = PurifierOptions(images=subject.splits.train.images, seed=seed, device=device, quiet=quiet)
     purify = PURIFIERS[purifier](options)
     model = PurifiedModel(subject.model, purify).eval()
@@ -156,7 +168,7 @@ def load_surrogates(
     Raises:
         ArgumentError: a surrogate takes images of another size, or knows other labels.
     """
-    device = next(subject.model.parameters()).device
+    device = device_of(subject.model)
     others = []
     for path in checkpoints:
         other = load_subject(path, None, data, device=device, quiet=quiet)

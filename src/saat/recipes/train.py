@@ -91,7 +91,7 @@ def train(config: TrainConfig) -> Card:
     loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
     manifest = splits.manifest()
     # a folder may hold other images by now, and half a training on each would be of neither
-    run = identity(config) | {"checksums": manifest["checksums"]}
+    run = identity(config) | {"precision": config.precision_on(device), "checksums": manifest["checksums"]}
     history = fit(
         model,
         HashingStep(loss, precision=config.precision),

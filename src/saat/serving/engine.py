@@ -21,6 +21,7 @@ from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import compared, select_ids
 from saat.models.hash_model import HashModel, encode_packed
+from saat.runtime import device_of
 from saat.serving.hits import Answer, Hit, Item, Risk
 from saat.serving.query import Among, Query
 from saat.serving.risk import Assess
@@ -93,7 +94,7 @@ class SearchEngine:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(iter(self.model.parameters()), torch.empty(0)).device
+        return device_of(self.model)
 
     def replace(self, content: IndexContent) -> None:
         """Search in other items from now on; a search that has begun ends in the old ones."""

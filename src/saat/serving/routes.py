@@ -31,7 +31,7 @@ MOST_K = 1_000
 MOST_RADIUS = 1_024  # bits
 MOST_BATCH = 64  # images of a batch search
 MOST_SIDE = 1_024  # pixels a side of a picture
-FILES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+FILES = {"/": "index.html", "/app.js": "app.js", "/service.js": "service.js", "/style.css": "style.css"}
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 
 
@@ -173,7 +173,7 @@ async def picture(
     if engine is None:
         raise HTTPException(404, "this service has no hardened model")
     content = await service.within(service.painters, lambda: _picture(engine, item_id, size))
-    return Response(content[0], media_type=content[1], headers={"cache-control": "private, max-age=300"})
+    return Response(content[0], media_type=content[1], headers={"cache-control": "no-cache"})
 
 
 @router.get("/samples")
@@ -258,9 +258,10 @@ async def metrics(service: Running) -> Response:
 @page.head("/")
 @page.get("/", response_class=Response)
 @page.get("/app.js", response_class=Response)
+@page.get("/service.js", response_class=Response)
 @page.get("/style.css", response_class=Response)
 async def static(request: Request) -> Response:
-    """Return a file of the page; these three, and no others."""
+    """Return a file of the page; these, and no others."""
     name = FILES[request.url.path]
     content = (files("saat.serving") / "static" / name).read_bytes()
     return Response(content, media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})

@@ -69,14 +69,14 @@ class Store:
         if label is not None:
             columns["label"] = pa.array([label], pa.string())
         with self._lock:
-            known = _id_of(self._engine.content, str(path))
+            known = _id_of(self._engine.content, path)
             if known is not None and self._is_present():
                 return self._engine.item(known), False
             is_new = True
 
             def change(old: IndexContent) -> IndexContent:
                 nonlocal is_new
-                is_new = _id_of(old, str(path)) is None
+                is_new = _id_of(old, path) is None
                 if not is_new:
                     return old
                 new = old.added(packed, pa.table(columns), model=self._engine.content.model)
@@ -90,7 +90,7 @@ class Store:
                 if not self._names(path):  # else each retry would leave another image that nobody finds
                     path.unlink(missing_ok=True)
                 raise
-            number = _id_of(new, str(path))
+            number = _id_of(new, path)
             assert number is not None
             return self._engine.item(number), is_new
 
@@ -115,7 +115,7 @@ class Store:
     def _names(self, path: Path) -> bool:
         """Return whether the index on the disk names an image, or may: a write can fail when its state is there."""
         try:
-            return _id_of(read_index(self._folder), str(path)) is not None
+            return _id_of(read_index(self._folder), path) is not None
         except (DataError, OSError):
             return True
 
@@ -139,8 +139,9 @@ class Store:
         return written[-1]
 
 
-def _id_of(content: IndexContent, path: str) -> int | None:
+def _id_of(content: IndexContent, upload: Path) -> int | None:
+    """Return the id of the item of an upload, known by its name: the folder may have moved since it was sent."""
     if "path" not in content.metadata.column_names:
         return None
-    place = pc.index(content.metadata.column("path"), path).as_py()
+    place = pc.index(pc.ends_with(content.metadata.column("path"), upload.name), True).as_py()
     return None if place < 0 else int(content.ids[place])

@@ -1,6 +1,7 @@
 // The page: ask the service, draw what it says. No library, no build step.
 
-const $ = (id) => document.getElementById(id);
+import { $, call, json, listenForToken, Refused, say } from "./service.js";
+
 const PER_ROW = 32; // bits in a row of the drawing
 let query = null; // {file, name, url} or {item, name}
 let about = null;
@@ -8,29 +9,6 @@ let seed = 0;
 let searching = null; // so that a later search ends an earlier one
 let attacking = null; // the service works on one attack at a time, and lets few wait
 let again = false; // whether to attack once more after it, with what the form says then
-
-class Refused extends Error {
-  constructor(status, text) { super(text); this.status = status; }
-}
-
-async function call(path, options = {}) {
-  const token = sessionStorage.getItem("token");
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused(0, "The service does not answer.");
-  }
-  if (response.ok) return response;
-  let text = response.statusText;
-  try { text = (await response.json()).error; } catch { /* an answer that is not ours */ }
-  if (response.status === 401) $("token-form").hidden = false;
-  throw new Refused(response.status, text);
-}
-
-const json = async (path, options) => (await call(path, options)).json();
 
 async function show(image, item, index = "plain") {
   const path = `/images/${item}?size=256&index=${index}`;
@@ -41,11 +19,6 @@ async function show(image, item, index = "plain") {
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
     image.src = url;
   } catch { image.alt = "This image cannot be shown."; }
-}
-
-function say(place, text, wrong = false) {
-  place.textContent = text;
-  place.classList.toggle("wrong", wrong);
 }
 
 const titleOf = (item) => item.metadata.label ?? item.name;
@@ -275,13 +248,7 @@ function listen() {
   $("lab-form").addEventListener("submit", (event) => { event.preventDefault(); attack(); });
   $("epsilon").addEventListener("input", (event) => { $("epsilon-text").textContent = `${event.target.value}/255`; });
   $("epsilon").addEventListener("change", () => { if ($("sides").children.length) attack(); });
-  $("token-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    sessionStorage.setItem("token", $("token").value.trim());
-    $("token-form").hidden = true;
-    begin();
-    search();
-  });
+  listenForToken(() => { begin(); search(); });
 }
 
 async function learn(options) {
