@@ -209,6 +209,10 @@ def test_a_service_with_a_token_asks_for_it(browser: Browser, served: Any, serve
         expect(page.locator("#samples button")).to_have_count(0)
         page.locator("#token").fill("a-token-of-other-letters")
         page.locator("#token").press("Enter")
+        expect(page.locator("#token-text.wrong")).to_have_text("That is not the token of this service.")
+        page.locator("#token").fill("“a-token-of-enough-letters”")  # which no header can carry
+        page.locator("#token").press("Enter")
+        expect(page.locator("#token-text.wrong")).to_contain_text("letters, digits and signs of a plain keyboard")
         expect(page.locator("#token")).to_be_visible()
         page.locator("#token").fill("a-token-of-enough-letters")
         page.locator("#token").press("Enter")

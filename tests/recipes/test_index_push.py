@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from servers import Addresses
@@ -222,6 +224,20 @@ def test_a_folder_of_the_same_second_and_model_is_another_index(
     assert f"that of another folder, made {first.created}" in capsys.readouterr().err
     copytree(folder, tmp_path / "copy")  # such as one from a backup
     assert push(PushConfig(index=tmp_path / "copy", to=place, quiet=True))["written"] == 0
+
+
+@pytest.mark.servers
+def test_a_first_push_that_a_column_ends_leaves_the_address_free(
+    address: Addresses, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, content = address("postgresql"), read_index(folder)
+    spans = pa.array([1] * len(content), pa.duration("s"))
+    create_index(tmp_path / "odd", replace(content, metadata=content.metadata.append_column("span", spans)))
+    assert main(["index", "push", str(tmp_path / "odd"), f"--to={place}"]) == 2
+    assert "values that JSON can hold, and texts without NUL; 'span' is duration[s]" in capsys.readouterr().err
+    assert main(["index", "push", str(folder), f"--to={place}", "--quiet=true"]) == 0
+    assert main(["index", "info", f"--index={place}"]) == 0
+    assert f"{len(content):,}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("client", ["pymilvus", "psycopg"])

@@ -90,7 +90,18 @@ def _planes(flags: Flags) -> Planes:
 
 
 def check_pairs(query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor) -> None:
-    """Raise unless codes and labels of both splits fit each other."""
+    """Raise unless codes and labels of both splits fit each other.
+
+    Args:
+        query_codes: int8 (Q, K) in {-1, +1}.
+        query_labels: (Q, C) multi-hot.
+        database_codes: int8 (N, K) in {-1, +1}.
+        database_labels: (N, C) multi-hot.
+
+    Raises:
+        TypeError: codes are not int8.
+        ArgumentError: a shape is wrong, or K or C differ.
+    """
     for split, codes, labels in (
         ("query", query_codes, query_labels),
         ("database", database_codes, database_labels),

@@ -14,6 +14,7 @@ from saat.errors import ArgumentError
 from saat.index.blocks import Blocks
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
+from saat.index.rows import rows_of
 from saat.index.stored import RemoteManifest, Stored
 
 
@@ -69,7 +70,7 @@ def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: s
     """
     manifest = RemoteManifest(content.model, identity, created, content.next_id, content.schema, complete=True)
     for block in islice(content.blocks(batch_size), 1):  # a column that no server takes is told before the place is
-        remote.prepared(block.packed, block.metadata)
+        rows_of(block.metadata)
     if remote.exists:
         remote.manifest.model.check(content.model)
         begun = remote.manifest.complete or len(remote)  # else a first push that wrote nothing

@@ -33,11 +33,16 @@ def hash_centers(num_classes: int, code_length: int, *, seed: int = 0) -> Tensor
     *Differs from the paper* where it fails: when K is no power of two, or there are more than 2K classes, each
     center is the farthest from those before it among seeded balanced draws.
 
+    Args:
+        num_classes: C, at least 1.
+        code_length: K, in bits, even.
+        seed: of the draws.
+
     Returns:
         int8 (C, K) in {-1, +1}, all different.
 
     Raises:
-        ArgumentError: codes are too short for so many classes.
+        ArgumentError: no balanced code that was drawn is left for a class: codes are too short.
 
     >>> int(hamming_distances(hash_centers(4, 8), hash_centers(4, 8))[0, 1])
     4
@@ -54,7 +59,7 @@ def hash_centers(num_classes: int, code_length: int, *, seed: int = 0) -> Tensor
         nearest = hamming_distances(candidates, centers).amin(1)
         if int(nearest.max()) == 0:
             found = f"{num_classes} classes, {code_length} bits"
-            raise ArgumentError(f"`code_length` is long enough for a center of its own to each class; got {found}")
+            raise ArgumentError(f"`code_length` leaves a balanced code to each class; got {found}")
         centers = torch.cat([centers, candidates[nearest.argmax()][None]])
     return centers
 

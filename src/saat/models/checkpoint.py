@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import nn
 
 from saat import __version__
-from saat.errors import CheckpointError, check_code_length
+from saat.errors import ArgumentError, CheckpointError, check_code_length
 from saat.models.hash_model import HashModel, build_model, import_model
 from saat.runtime import atomic_write, write_text
 
@@ -130,10 +130,12 @@ def load_checkpoint(folder: Path, *, model_factory: str | None = None) -> tuple[
             import code.
 
     Raises:
-        ArgumentError: `model_factory` cannot be built.
+        ArgumentError: `model_factory` cannot be built, or the checkpoint is not of a model of one's own.
         CheckpointError: the checkpoint is missing, damaged or of another model.
     """
     card = read_card(folder)
+    if model_factory is not None and ":" not in card.backbone:
+        raise ArgumentError(f"`model` is for checkpoints of your own model; {folder} is of backbone {card.backbone}")
     if ":" in card.backbone:
         if model_factory is None:
             raise CheckpointError(f"{folder} was made with `model` {card.backbone}; give --model {card.backbone} again")

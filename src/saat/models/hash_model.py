@@ -69,6 +69,11 @@ class HashModel(nn.Module):
 def build_model(backbone: str, *, code_length: int, weights: str = "auto") -> tuple[HashModel, str]:
     """Build a HashModel over a named backbone, with a small random hash layer.
 
+    Args:
+        backbone: a name of `BACKBONES`.
+        code_length: K, in bits, a positive multiple of 8.
+        weights: `auto`, `imagenet`, `random` or the path of a state file.
+
     Returns:
         The model, and where its backbone's weights came from (`random`, `imagenet` or a path).
 
@@ -85,6 +90,10 @@ def build_model(backbone: str, *, code_length: int, weights: str = "auto") -> tu
 
 def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     """Wrap any module from images (B, 3, H, W) in [0, 1] to K logits as a HashModel: bring your own.
+
+    Args:
+        module: tried on two gray images here, in eval mode.
+        image_size: H = W of the images, in pixels.
 
     Raises:
         ArgumentError: the module refuses such images, or does not return logits (B, K).

@@ -183,16 +183,18 @@ def attack_subject(
     adversarial, cost = search(config, attacker, query.images, query.labels if targets is None else targets, device)
     attacked = sign_codes(encode_logits(subject.model, adversarial, label="encode attacked", quiet=config.quiet))
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
-    clean = outcome.measure(sign_codes(codes.query_logits))
+    clean, after = outcome.measure(sign_codes(codes.query_logits)), outcome.measure(attacked)
     flags = find_flags(
         clean,
-        outcome.measure(attacked),
+        after,
         logits=codes.query_logits,
         overlap=subject.splits.overlap(),
         vanished=cost["vanished_at_start"],
     )
     name = name_of(config.name, config.checkpoint)
-    report = outcome.write(config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean)
+    report = outcome.write(
+        config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean, attacked=after
+    )
     page, _ = write_report([(name, config.out)], config.out / "page")
     if not config.quiet:
         print_attack(report, page)

@@ -114,7 +114,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if options is None:
         report, page, flags = None, None, clean_flags(subject, codes, clean, device)
     else:
-        report = write_suite(config, options, subject, codes, run_suite(options, subject, codes, device))
+        report = write_suite(config, options, subject, codes, clean, run_suite(options, subject, codes, device))
         page, _ = write_report([(report["name"], options.out)], options.out / "page")
         flags = report["flags"]
     metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": flags, **clean.to_json()}
@@ -171,11 +171,16 @@ def suite_options(config: EvaluateConfig, subject: Subject, device: torch.device
 
 
 def write_suite(
-    config: EvaluateConfig, options: SuiteOptions, subject: Subject, codes: SubjectCodes, result: SuiteResult
+    config: EvaluateConfig,
+    options: SuiteOptions,
+    subject: Subject,
+    codes: SubjectCodes,
+    clean: RetrievalMetrics,
+    result: SuiteResult,
 ) -> dict[str, Any]:
     """Write the report of a suite and its result card to its folder, and return the report."""
     outcome = Outcome(subject, codes, result.images.float() / 255.0, result.codes)
-    clean, worst = outcome.measure(sign_codes(codes.query_logits)), outcome.measure(result.codes)
+    worst = outcome.measure(result.codes)
     white, black = result.by_kind()
     flags = find_flags(
         clean,
@@ -217,7 +222,9 @@ def write_suite(
         "max_perturbation": result.largest_change,
     }
     name = name_of(config.name, config.checkpoint)
-    report = outcome.write(options.out, name=name, attack=attack, flags=flags, seed=config.seed, clean=clean)
+    report = outcome.write(
+        options.out, name=name, attack=attack, flags=flags, seed=config.seed, clean=clean, attacked=worst
+    )
     write_text(options.out / RESULT_FILE, json.dumps(result_card(report), indent=2) + "\n")
     return report
 

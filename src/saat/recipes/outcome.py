@@ -82,7 +82,15 @@ class Outcome:
         return evaluate_retrieval(query_codes, labels, self.codes.database, splits.database.labels)
 
     def write(
-        self, out: Path, *, name: str, attack: dict[str, Any], flags: list[Flag], seed: int, clean: RetrievalMetrics
+        self,
+        out: Path,
+        *,
+        name: str,
+        attack: dict[str, Any],
+        flags: list[Flag],
+        seed: int,
+        clean: RetrievalMetrics,
+        attacked: RetrievalMetrics,
     ) -> dict[str, Any]:
         """Write images, codes, pictures and `report.json` to `out`; return the report.
 
@@ -93,9 +101,9 @@ class Outcome:
             flags: reasons to distrust the report.
             seed: of the choice of example queries.
             clean: of the clean queries.
+            attacked: of the attacked ones.
         """
-        splits = self.subject.splits
-        attacked, clean_codes = self.measure(self.attacked), sign_codes(self.codes.query_logits)
+        splits, clean_codes = self.subject.splits, sign_codes(self.codes.query_logits)
         clean_images = splits.query.images.float() / 255.0
         flipped = bit_flip_rate(clean_codes, self.attacked)
         [flipped_interval] = bootstrap_intervals(flipped[:, None])
