@@ -70,7 +70,7 @@ def build_model(backbone: str, *, code_length: int, weights: str = "auto") -> tu
     """Build a HashModel over a named backbone, with a small random hash layer.
 
     Args:
-        backbone: a name of `BACKBONES`.
+        backbone: a key of `backbones.BACKBONES`.
         code_length: K, in bits, a positive multiple of 8.
         weights: `auto`, `imagenet`, `random` or the path of a state file.
 
