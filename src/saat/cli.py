@@ -72,7 +72,7 @@ def usage(group: str = "") -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, 2 after printing an error that a user can mend, or what a signal's end has."""
+    """Run one command; return its exit code, which is 2 after an error that a user can mend (docs/quickstart.md)."""
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))

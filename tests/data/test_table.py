@@ -155,9 +155,9 @@ def test_names_that_do_not_fit_together(tmp_path):
 
 
 def test_labels_may_be_names(tmp_path):
-    write_table(tmp_path / "a.parquet", CONTENTS[:3], ["dog", None, "cat"])
+    write_table(tmp_path / "a.parquet", CONTENTS[:4], ["dog", None, "cat", ""])
     items = read_parquet(tmp_path)
-    assert (items.class_names, items.labels.tolist()) == (("cat", "dog"), [[0, 1], [0, 0], [1, 0]])
+    assert (items.class_names, items.labels.tolist()) == (("cat", "dog"), [[0, 1], [0, 0], [1, 0], [0, 0]])
     write_table(tmp_path / "b.parquet", CONTENTS[:1], [3])
     with pytest.raises(DataError, match="are numbers of classes in all files, or names in all; found both"):
         read_parquet(tmp_path)

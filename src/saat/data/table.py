@@ -40,8 +40,8 @@ def read_parquet(root: Path, *, labeled: bool = True) -> Collection:
     """Read the files of `parquet_files`; of the images, only the row groups that are wanted.
 
     Files named `train-...`, `test-...` and `database-...` are those pools; without `train-`, train images come from the
-    database. Files of one kind make a single pool. Labels are numbers or names of classes; one that is null or negative
-    is none, as on the hub.
+    database. Files of one kind make a single pool. Labels are numbers or names of classes; one that is null, negative
+    or empty is none, as on the hub.
 
     Args:
         root: a folder or a file.
@@ -122,7 +122,11 @@ def _labels_of(table: Any, path: Path, *, labeled: bool) -> list[list[Label]]:
         raise DataError(f"column {column} of {path.name} holds class numbers from 0, or names; found {label_type}")
     values = table.read(columns=[column]).column(column).to_pylist()
     rows = [(value or []) if is_list else [value] for value in values]
-    return [[label for label in row if label is not None and (isinstance(label, str) or label >= 0)] for row in rows]
+    return [[label for label in row if label is not None and _is_class(label)] for row in rows]
+
+
+def _is_class(label: Label) -> bool:
+    return label != "" if isinstance(label, str) else label >= 0
 
 
 def _classes(used: set[Label], folder: Path, given: tuple[str, ...], *, labeled: bool) -> dict[Label, str]:

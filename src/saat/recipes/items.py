@@ -18,7 +18,9 @@ from saat.data.folder import SUFFIXES, images_below
 from saat.data.image_list import read_image_list
 from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
+from saat.index.address import is_address
 from saat.index.content import SEPARATOR, without_views
+from saat.index.uploads import place_now
 
 LIST_FILE = "database_img.txt"
 OF_SET = ("image", "label", "labels")  # columns of a Parquet set that are no metadata of the user's
@@ -107,6 +109,11 @@ def read_item(path: str) -> Content:
     """
     file, row = _file_and_row(path)
     return file.read_bytes() if row is None else _opened(file, _stamp(file))(row)
+
+
+def item_reader(index: str | Path) -> Callable[[str], Content]:
+    """Return how to read the images of an index, a folder or an address, by the column `path`; see `read_item`."""
+    return read_item if is_address(index) else lambda path: read_item(place_now(Path(index), path))
 
 
 @lru_cache(FILES_KEPT)

@@ -28,10 +28,9 @@ from saat.index.catalog import (
 from saat.index.content import IndexContent, ModelKey
 from saat.index.recall import share_of_nearest
 from saat.index.storage import read_index
-from saat.index.uploads import place_now
 from saat.index.where import select
 from saat.recipes.encoder import Encoder, check_model, load_encoder
-from saat.recipes.items import read_item
+from saat.recipes.items import item_reader
 from saat.recipes.sheet import write_sheet
 from saat.recipes.tables import print_table
 from saat.runtime import RunOptions
@@ -104,9 +103,7 @@ def search(config: SearchConfig) -> list[dict[str, Any]]:
     looking = _search_server if is_address(config.index) else _search_folder
     query, hits, where = looking(config, device)
     if config.out is not None:
-        remote = is_address(config.index)
-        read = read_item if remote else lambda path: read_item(place_now(Path(config.index), path))
-        write_sheet(config.out, query, hits, read=read)
+        write_sheet(config.out, query, hits, read=item_reader(config.index))
     print_hits(config, hits, where)
     return hits
 

@@ -22,9 +22,8 @@ from saat.index.content import IndexContent
 from saat.index.recall import share_of_nearest
 from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
-from saat.index.uploads import place_now
 from saat.recipes.encoder import Encoder, check_model, load_encoders
-from saat.recipes.items import read_item
+from saat.recipes.items import item_reader
 from saat.recipes.search import NEAREST, filled
 from saat.runtime import RunOptions
 
@@ -216,7 +215,7 @@ def _engine(
         content,
         image_size=encoder.image_size,
         crop_border=encoder.crop_border,
-        read=read_item if remote else lambda path: read_item(place_now(Path(index), path)),
+        read=item_reader(index),
         threads=torch.get_num_threads(),
         backend=config.backend,
         remote=remote,
