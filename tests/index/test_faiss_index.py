@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saat.bits import packed_distances
 from saat.errors import ArgumentError
 from saat.index.faiss_index import FaissIndex, HnswIndex, IvfIndex, queries_at_once
-from saat.index.recall import share_of_nearest
+from saat.index.recall import recall_at
 
 
 def by_sorting(
@@ -59,9 +59,9 @@ def test_effort_and_share_of_an_index_that_is_built() -> None:
     for index in (exact, graph, lists):
         index.add(packed, np.arange(len(packed)))
     queries = packed[:100] ^ np.uint8(17)
-    low = [share_of_nearest(index, exact, queries, k=10) for index in (graph, lists)]
+    low = [recall_at(index, exact, queries, k=10) for index in (graph, lists)]
     graph.effort, lists.share = 3000, 1.0
-    high = [share_of_nearest(index, exact, queries, k=10) for index in (graph, lists)]
+    high = [recall_at(index, exact, queries, k=10) for index in (graph, lists)]
     assert max(low) < 0.9 < 0.99 < min(high)
     assert high[1] == 1.0  # all lists hold all codes
     with pytest.raises(ArgumentError, match="effort"):

@@ -20,7 +20,7 @@ from saat.bits import packed_distances
 from saat.errors import ArgumentError, DataError
 from saat.index.catalog import INDEXES, RADIUS_BACKENDS, make_index
 from saat.index.multi_index import MultiIndex
-from saat.index.recall import share_of_nearest
+from saat.index.recall import recall_at
 from saat.recipes.search import filled, find
 from saat.serving import engine as engine_module
 from saat.serving.engine import KEPT, SearchEngine
@@ -55,7 +55,7 @@ def test_each_backend_answers_as_the_exact_one_or_says_that_it_may_not(backend: 
     queries = [Query(engine.code(row), 5) for row in range(COUNT)]
     wanted, found = engine.search(queries), other.search(queries)
     if other.approximate:
-        assert share_of_nearest(other.index, engine.index, engine.content.packed, k=5) > 0.9
+        assert recall_at(other.index, engine.index, engine.content.packed, k=5) > 0.9
     else:
         assert found == wanted
     for where in ("label == 'odd'", "id < 0"):  # the items of a condition are searched exactly by all

@@ -84,7 +84,7 @@ class HnswIndex(_ApproximateIndex):
     """`IndexBinaryHNSW`: a graph of near neighbors (Malkov, Yashunin, TPAMI 2020). Approximate, grows in place.
 
     Distances are true; items may be missing, and ties at the last distance are those that the walk met;
-    `share_of_nearest` says how much is found. Removal builds the graph anew.
+    `recall_at` says how much is found. Removal builds the graph anew.
 
     Args:
         code_length: K, in bits, a positive multiple of 8.

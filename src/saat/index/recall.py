@@ -9,7 +9,7 @@ from saat.errors import ArgumentError
 from saat.index.base import HammingIndex
 
 
-def share_of_nearest(index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], *, k: int) -> float:
+def recall_at(index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], *, k: int) -> float:
     """Return the mean share of the k results of a query that are as near as the k nearest items.
 
     A tie counts as found whichever of its items is named, since they are equally near.

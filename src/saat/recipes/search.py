@@ -26,7 +26,7 @@ from saat.index.catalog import (
     open_remote,
 )
 from saat.index.content import IndexContent, ModelKey
-from saat.index.recall import share_of_nearest
+from saat.index.recall import recall_at
 from saat.index.storage import read_index
 from saat.index.where import select
 from saat.recipes.encoder import Encoder, check_model, load_encoder
@@ -174,7 +174,7 @@ def _tell_risk(config: SearchConfig, detector: Path, encoder: Encoder, image: ND
 
 
 def _tell_recall(name: str, index: HammingIndex, exact: HammingIndex, packed: NDArray[np.uint8], k: int) -> None:
-    recall = share_of_nearest(index, exact, packed, k=k)
+    recall = recall_at(index, exact, packed, k=k)
     print(f"{name} is approximate: it found {recall:.3f} of the nearest", file=sys.stderr)
 
 

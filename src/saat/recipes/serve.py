@@ -19,7 +19,7 @@ from saat.errors import ArgumentError, DataError, SaatError, check_at_least, che
 from saat.index.address import is_address, parse_address
 from saat.index.catalog import BACKEND, check_backend, open_remote
 from saat.index.content import IndexContent
-from saat.index.recall import share_of_nearest
+from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
 from saat.index.storage import read_index
 from saat.recipes.encoder import Encoder, check_model, load_encoders
@@ -257,7 +257,7 @@ def _tell_approximate(config: ServeConfig, engine: SearchEngine) -> None:
     if len(content) and not is_address(config.index):
         drawn = np.random.default_rng(0).choice(len(content), min(TRIED, len(content)), replace=False)
         exact = filled(BACKEND, content, threads=engine.threads)
-        recall = share_of_nearest(engine.index, exact, content.packed[drawn], k=NEAREST)
+        recall = recall_at(engine.index, exact, content.packed[drawn], k=NEAREST)
         found = f"it found {recall:.3f} of the {NEAREST} nearest to {len(drawn)} of the items"
     print(f"{config.backend} is approximate: {found}", file=sys.stderr)
 
