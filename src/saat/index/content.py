@@ -166,7 +166,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     """
     try:
         return list(column.to_pylist())
-    except (pa.ArrowException, ValueError, OverflowError):
+    except (pa.ArrowException, ValueError, KeyError, OverflowError):
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp(column.type.unit))  # whose zone may be unknown here
         return list(column.cast(pa.string()).to_pylist())

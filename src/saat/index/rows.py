@@ -106,7 +106,7 @@ def _plain(column: pa.ChunkedArray) -> list[Any] | None:
         values = given if _has_parts(column.type) else list(column.cast(pa.string()).to_pylist())
         if _typed(json.loads(json.dumps(values, allow_nan=False)), column.type).to_pylist() == given:
             return values
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except (pa.ArrowException, TypeError, ValueError, KeyError, OverflowError):
         pass
     return None
 
