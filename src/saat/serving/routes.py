@@ -31,7 +31,6 @@ MOST_K = 1_000
 MOST_RADIUS = 1_024  # bits
 MOST_BATCH = 64  # images of a batch search
 MOST_SIDE = 1_024  # pixels a side of a picture
-FILES = {"/": "index.html", "/app.js": "app.js", "/service.js": "service.js", "/style.css": "style.css"}
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 
 
@@ -262,7 +261,7 @@ async def metrics(service: Running) -> Response:
 @page.get("/style.css", response_class=Response)
 async def static(request: Request) -> Response:
     """Return a file of the page; these, and no others."""
-    name = FILES[request.url.path]
+    name = request.url.path[1:] or "index.html"  # one of the paths above
     content = (files("saat.serving") / "static" / name).read_bytes()
     return Response(content, media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})
 
