@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from saat.cli import main
 from saat.data.catalog import DataOptions, decode_splits
@@ -61,7 +62,8 @@ def test_a_model_of_ones_own_makes_a_run_what_it_is_and_options_that_it_replaces
         TrainConfig(out=Path("x"), model=model, code_length=length)
         for model, length in (("a:b", 32), ("a:b", 64), ("a:c", 32))
     )
-    assert identity(own) == identity(longer) != identity(other)
+    cpu = torch.device("cpu")
+    assert identity(own, cpu) == identity(longer, cpu) != identity(other, cpu)
 
 
 @pytest.mark.parametrize("carry", ["false", "true"])

@@ -62,10 +62,11 @@ def images_below(root: Path) -> list[Path]:
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
         for inner in list(folders):
             path = Path(name, inner)
-            if path.resolve() in above[name]:
+            place = path.resolve()
+            if place in above[name]:
                 folders.remove(inner)  # a link to a folder around it, which has no end
             else:
-                above[str(path)] = above[name] | {path.resolve()}
+                above[str(path)] = above[name] | {place}
         found += [Path(name, file) for file in files if not file.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 

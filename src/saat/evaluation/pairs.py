@@ -90,13 +90,7 @@ def _planes(flags: Flags) -> Planes:
 
 
 def check_pairs(query_codes: Tensor, query_labels: Tensor, database_codes: Tensor, database_labels: Tensor) -> None:
-    """Raise unless codes and labels of both splits fit each other.
-
-    Args:
-        query_codes: int8 (Q, K) in {-1, +1}.
-        query_labels: (Q, C) multi-hot.
-        database_codes: int8 (N, K) in {-1, +1}.
-        database_labels: (N, C) multi-hot.
+    """Raise unless codes and labels of both splits fit each other, as `Pairs` has them.
 
     Raises:
         TypeError: codes are not int8.

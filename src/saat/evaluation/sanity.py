@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,6 +185,11 @@ def _above(higher: Tensor, lower: Tensor) -> bool:
     """Return whether `higher` leads `lower`, query by query, by more than noise; of a single query nobody knows."""
     lead = higher - lower
     return len(lead) > 1 and lead.mean().item() > NOISE * standard_error(lead) + 1e-9
+
+
+def entries_of(flags: Sequence[Flag]) -> dict[str, Any]:
+    """Return the first entries of a report, for JSON: whether it is unreliable, and why."""
+    return {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags]}
 
 
 def find_flags(

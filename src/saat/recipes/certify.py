@@ -27,7 +27,7 @@ from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.certificates import certified_radii, largest_radius
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
-from saat.evaluation.sanity import find_flags
+from saat.evaluation.sanity import entries_of, find_flags
 from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
@@ -237,8 +237,7 @@ def measure(
     )
     flags = find_flags(clean, None, logits=codes.query_logits[rows], overlap=subject.splits.overlap())
     return {
-        "unreliable": bool(flags),
-        "flags": [vars(flag) for flag in flags],
+        **entries_of(flags),
         "saat": __version__,
         "data": {"name": subject.data.name} | subject.splits.manifest(),
         "model": subject.about,

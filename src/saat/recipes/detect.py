@@ -28,7 +28,7 @@ from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
-from saat.evaluation.sanity import find_flags
+from saat.evaluation.sanity import entries_of, find_flags
 from saat.evaluation.suite import round_to_8_bits
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
@@ -142,8 +142,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
         sign_codes(codes.query_logits[rows]), query.labels[rows], codes.database, subject.splits.database.labels
     )
     flags = find_flags(found, None, logits=codes.query_logits[rows], overlap=subject.splits.overlap())
-    report: dict[str, Any] = {"unreliable": bool(flags), "flags": [vars(flag) for flag in flags]}
-    report |= measure(config, subject, detector, clean, attacked)
+    report = entries_of(flags) | measure(config, subject, detector, clean, attacked)
     report |= {name: getattr(found, name) for name in ("chance_map", "distinct_codes", "bit_entropy")}
     best = attacked[report["adaptive"]["weight"]]
     with atomic_write(config.out / "attacked.safetensors") as file:

@@ -130,7 +130,7 @@ def harden(config: HardenConfig) -> Card:
     train, bank = training_items(config, database_model or model, splits, device)
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
-    run = identity(config) | {"precision": config.precision_on(device), "parent_weights": weights_checksum(model)}
+    run = identity(config, device) | {"parent_weights": weights_checksum(model)}
     if config.data is not None or config.checkpoint is None:
         run |= {"checksums": parent.manifest["checksums"]}
     model.mirror = False  # training sees each image once; crop and flip are its views

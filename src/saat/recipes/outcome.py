@@ -19,7 +19,7 @@ from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
 from saat.evaluation.intervals import bootstrap_intervals
 from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval, toward_target
-from saat.evaluation.sanity import Flag
+from saat.evaluation.sanity import Flag, entries_of
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.subject import Subject
@@ -109,8 +109,7 @@ class Outcome:
         [flipped_interval] = bootstrap_intervals(flipped[:, None])
         self._save_images(out / "adversarial.safetensors")
         report: dict[str, Any] = {
-            "unreliable": bool(flags),
-            "flags": [vars(flag) for flag in flags],
+            **entries_of(flags),
             "saat": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,

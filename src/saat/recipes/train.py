@@ -91,7 +91,7 @@ def train(config: TrainConfig) -> Card:
     loss = build_loss(config.loss, labels=splits.train.labels, code_length=model.code_length).to(device)
     manifest = splits.manifest()
     # a folder may hold other images by now, and half a training on each would be of neither
-    run = identity(config) | {"precision": config.precision_on(device), "checksums": manifest["checksums"]}
+    run = identity(config, device) | {"checksums": manifest["checksums"]}
     history = fit(
         model,
         HashingStep(loss, precision=config.precision),
@@ -141,16 +141,17 @@ def make_model(config: TrainConfig, *, image_size: int) -> tuple[HashModel, str]
     return own, "own"
 
 
-def identity(config: TrainConfig | Any) -> dict[str, Any]:
+def identity(config: TrainConfig | Any, device: torch.device) -> dict[str, Any]:
     """Return the options that make a run what it is, JSON-able: all but where and how loudly it runs.
 
-    Where its images lie is not among them: they have checksums.
+    Where its images lie is not among them: they have checksums. Its precision is what the option means on `device`.
     """
     options = {key: value for key, value in asdict(config).items() if key not in ("out", "threads", "quiet", "device")}
     if options["data"] is not None:
         options["data"]["root"] = None
     if options["model"] is not None:  # which brings its network and code length along
         options = {key: value for key, value in options.items() if key not in ("backbone", "weights", "code_length")}
+    options["precision"] = config.precision_on(device)
     return dict(json.loads(json.dumps(options, default=str)))
 
 
