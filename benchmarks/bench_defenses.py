@@ -47,6 +47,7 @@ QUERY_SIDE: dict[str, Any] = PRESETS["query-side"]
 DEFENSES: dict[str, dict[str, Any]] = {
     "saat, as released": PRESETS["paper"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
     "saat, no momentum": PRESETS["saat"] | {"fit": replace(paper_fit(EPOCHS), momentum=0.0)},
+    "saat": PRESETS["saat"] | {"fit": paper_fit(EPOCHS)},
     "pgd-at": PRESETS["pgd-at"] | {"fit": paper_fit(EPOCHS)},
     "atrdh": PRESETS["atrdh"] | {"fit": paper_fit(EPOCHS)},
     "cgat": PRESETS["cgat"] | {"fit": FitOptions(**PRESETS["cgat"]["fit"] | {"epochs": EPOCHS})},
@@ -56,7 +57,7 @@ DEFENSES: dict[str, dict[str, Any]] = {
     "query-side, rate 0.05": QUERY_SIDE | {"fit": FitOptions(**QUERY_SIDE["fit"] | {"learning_rate": 0.05})},
     "query-side, unlabeled": QUERY_SIDE | {"unlabeled": True, "fit": FitOptions(**QUERY_SIDE["fit"] | {"epochs": 15})},
 }
-NAMES = ("undefended", "constant", "saat", "saat, database of plain", *DEFENSES)
+NAMES = ("undefended", "constant", *DEFENSES, "saat, database of plain")
 
 
 def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:

@@ -98,6 +98,16 @@ def test_pictures_are_bounded_and_known_by_id(http: httpx.Client) -> None:
     assert http.get("/images/9999").json() == {"error": "no item 9999"}
 
 
+@pytest.mark.parametrize("path", ["/images/0", "/app.js"])
+def test_what_a_browser_has_is_not_sent_again(http: httpx.Client, path: str) -> None:
+    first = http.get(path)
+    again = http.get(path, headers={"if-none-match": f'"other", W/{first.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert http.get(path, headers={"if-none-match": '"other"'}).content == first.content
+    assert http.get("/images/1").headers["etag"] != first.headers["etag"]
+
+
 def test_an_approximate_service_says_so_with_what_it_finds(
     serve: Start, served: Any, photo: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,8 @@ from saat.errors import SaatError, ServerError
 from saat.serving.batching import QueueFull
 from saat.serving.lab import LabTimeout
 from saat.serving.limits import Guard
-from saat.serving.routes import page, router
+from saat.serving.page import page
+from saat.serving.routes import router
 from saat.serving.service import Service
 
 SHOWN = 50  # letters of what was found

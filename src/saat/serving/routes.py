@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
@@ -21,6 +20,7 @@ from saat.errors import DataError, ServerError
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import About, Answer, Item
 from saat.serving.lab import MOST_EPSILON, MOST_STEPS, LabReport
+from saat.serving.page import unless_known
 from saat.serving.pictures import thumbnail
 from saat.serving.query import Among
 from saat.serving.query import Query as Search
@@ -31,7 +31,6 @@ MOST_K = 1_000
 MOST_RADIUS = 1_024  # bits
 MOST_BATCH = 64  # images of a batch search
 MOST_SIDE = 1_024  # pixels a side of a picture
-TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem} for code in (400, 401, 403, 404, 408, 413, 422, 429, 503)
 }
 router = APIRouter(responses=REFUSALS)
-page = APIRouter(include_in_schema=False)
 Running = Annotated[Service, Depends(service_of)]
 ItemId = Annotated[int, Path(ge=0, lt=2**63)]
 K = Annotated[int, Form(ge=1, le=MOST_K, description="How many results.")]
@@ -162,6 +160,7 @@ async def remove_item(service: Running, item_id: ItemId) -> Response:
 
 @router.get("/images/{item_id}", response_class=Response)
 async def picture(
+    request: Request,
     service: Running,
     item_id: ItemId,
     size: Annotated[int, Query(ge=16, le=MOST_SIDE, description="Pixels a side, at most.")] = 256,
@@ -172,7 +171,7 @@ async def picture(
     if engine is None:
         raise HTTPException(404, "this service has no hardened model")
     content = await service.within(service.painters, lambda: _picture(engine, item_id, size))
-    return Response(content[0], media_type=content[1], headers={"cache-control": "no-cache"})
+    return unless_known(request, *content)
 
 
 @router.get("/samples")
@@ -252,18 +251,6 @@ async def ready(service: Running) -> State:
 async def metrics(service: Running) -> Response:
     """Return counters as Prometheus reads them."""
     return Response(service.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@page.head("/")
-@page.get("/", response_class=Response)
-@page.get("/app.js", response_class=Response)
-@page.get("/service.js", response_class=Response)
-@page.get("/style.css", response_class=Response)
-async def static(request: Request) -> Response:
-    """Return a file of the page; these, and no others."""
-    name = request.url.path[1:] or "index.html"  # one of the paths above
-    content = (files("saat.serving") / "static" / name).read_bytes()
-    return Response(content, media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"})
 
 
 def _check_one(image: UploadFile | None, item: int | None) -> None:
