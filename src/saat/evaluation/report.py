@@ -34,7 +34,7 @@ def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
     """Return the reports of several runs under their names, with `chance_map` and `unreliable`, if any is, beside.
 
     Args:
-        runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
+        runs: 1 to 6 of (name, folder of an attack or a suite), names distinct.
 
     Raises:
         DataError: a folder has no readable report.
@@ -219,7 +219,7 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, Rep
     """Write `report.html` (self-contained), `report.md` and `report.json`; return the page and the last's content.
 
     Args:
-        runs: 1 to 6 of (name, folder that `saat attack` wrote), names distinct.
+        runs: 1 to 6 of (name, folder of an attack or a suite), names distinct.
         out: a folder that is none of the runs' own.
 
     Raises:

@@ -19,7 +19,7 @@ class ListConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeConfig(RunOptions):
-    """Describe a data set: sizes, label statistics, chance MAP, overlap of query and database, damaged images.
+    """Describe a data set: sizes, label statistics, relevant share, overlap of query and database, damaged images.
 
     Args:
         data: which images.

@@ -12,10 +12,10 @@ from saat.recipes.tables import print_flags
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write report.html, report.json and report.md from one or more folders that `saat attack` wrote.
+    """Write report.html, report.json and report.md from 1 to 6 runs of `saat attack` or `saat evaluate --suite`.
 
     Args:
-        runs: folders of attack runs on the same data.
+        runs: folders that these wrote, on the same queries and database.
         names: what the page calls them; their folder names when left out.
         out: folder of the report.
     """
