@@ -89,8 +89,8 @@ def beyond_the_paper(results: Sequence[dict[str, Any]]) -> str:
             lower.append(100 * (1 - suite["map"] / paper))
             lowest.append(100 * (1 - suite["any_code_map"] / paper))
     return (
-        f"On hardened models the suite ends {spread(lower, 1)} % under the SAAT attack (at least 15 were wanted), where the "
-        f"lowest MAP of any code found is {spread(lowest, 1)} % under it."
+        f"On hardened models the suite ends {spread(lower, 1)} % under the SAAT attack (at least 15 were wanted), "
+        f"where the lowest MAP of any code found is {spread(lowest, 1)} % under it."
     )
 
 

@@ -49,8 +49,9 @@ attack is the room that a stronger one may have. On Corel5k that is little: more
 `hardened` is SAAT with its inner attack in eval mode, on CIFAR-10 with momentum 0.9, on Corel5k without. Times are
 those of a machine that had other work.
 
-Some runs are of [earlier code](#runs-of-earlier-code). The figures come from several machines: where one was gone, a plain model was trained anew with its seed before what was
-still to be measured, so that rows of a seed need not start from the same weights.
+Some runs are of [earlier code](#runs-of-earlier-code). The figures come from several machines: where one was gone, a
+plain model was trained anew with its seed before what was still to be measured, so that rows of a seed need not start
+from the same weights.
 
 On Corel5k models start from EfficientNet-Lite0 with ImageNet weights. On CIFAR-10 they start from a ResNet-20 whose
 weights were trained on the labels of all 50,000 training images, so they have seen the labels of the database: fine for

@@ -55,6 +55,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"content": b"--x\r\nbad", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         (400, 422),
     ),
+    "a codec that takes minutes": (
+        {"content": b"--x--\r\n", "headers": {"content-type": "multipart/form-data; boundary=x; charset=punycode"}},
+        (415,),
+    ),
     "no boundary": ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, (400, 422)),
     "k too large": ({"data": {"item": "1", "k": "1001"}}, (422,)),
     "k zero": ({"data": {"item": "1", "k": "0"}}, (422,)),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -173,6 +174,8 @@ class Guard:
             scheme, _, shown = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), self._token.encode()):
                 return 401, "this service needs its token: Authorization: Bearer ...", {"www-authenticate": "Bearer"}
+        if not all(_is_utf8(value) for name, value in scope["headers"] if name == b"content-type"):
+            return 415, "the texts of a form are UTF-8; leave out its charset", {}
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._limits.body:
             return 413, _too_large(self._limits.body), {}
@@ -235,6 +238,16 @@ class _Exchange:
                     message = await self._receive()
         except TimeoutError:
             pass
+
+
+def _is_utf8(content_type: bytes) -> bool:
+    """Return whether the fields of a form are decoded as UTF-8, not by a codec that may take minutes, as punycode does.
+
+    >>> _is_utf8(b"multipart/form-data; boundary=b"), _is_utf8(b'multipart/form-data; charset="punycode"')
+    (True, False)
+    """
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
+    return charset.lower() in (b"utf-8", b"utf8")
 
 
 def _is_local(headers: dict[str, str]) -> bool:

@@ -68,7 +68,7 @@ async def service_of(request: Request) -> Service:  # not async, it would cost e
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (400, 401, 403, 404, 408, 413, 422, 429, 503)
+    code: {"model": Problem} for code in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 }
 router = APIRouter(responses=REFUSALS)
 Running = Annotated[Service, Depends(service_of)]
