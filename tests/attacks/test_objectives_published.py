@@ -62,6 +62,8 @@ def aim_of(objective: CodeObjective) -> list[list[float]]:
 AGREEMENT = (0.5 - 0.2) / 2
 # SAAT: s = relaxed * mainstay, 0.5 and -0.2, both above -0.5: the mean of (s + 2) s.
 SAAT = ((0.5 + 2) * 0.5 + (-0.2 + 2) * -0.2) / 2
+# Toward --: s = -0.5 and 0.2, both below 0.5: minus the mean of (s + 2) s.
+SAAT_TARGETED = -((-0.5 + 2) * -0.5 + (0.2 + 2) * 0.2) / 2
 # HAG: relaxed * relaxed clean code, 0.25 and 0.04, over M = 2 bits: (0.145 + 1)^2 = 1.311025; (0.3 / 2)^2 = 0.0225.
 HAG = 1.311025 + 0.0225
 # SDHA, worked in test_sdha.py: codes ++ twice at distance 1, +- at distance 0 with weight 1e4.
@@ -75,7 +77,7 @@ BOTH_DOWN, FROM_OWN = (-1, -1), (-1, 1)
     ("name", "value", "signs", "step"),
     [
         ("paper", SAAT, BOTH_DOWN, STEP),
-        ("paper-targeted", SAAT, BOTH_DOWN, STEP),
+        ("paper-targeted", SAAT_TARGETED, BOTH_DOWN, STEP),
         ("hag", HAG, FROM_OWN, STEP),
         ("sdha", SDHA, FROM_OWN, 0.01),  # Adam's first step is its learning rate
         ("cgat", AGREEMENT, BOTH_DOWN, STEP),

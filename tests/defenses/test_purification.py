@@ -131,6 +131,19 @@ def test_a_place_by_hand() -> None:
     assert torch.allclose(moved[0, 0, 4, :9], expected, atol=1e-5)
 
 
+def test_places_are_as_exact_where_a_search_computes_in_bfloat16() -> None:
+    images, draws = torch.rand(4, 3, 64, 64), torch.rand(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resize_and_place(images, draws), resize_and_place(images, draws).float())
+        inside = resize_and_place(images, draws)
+    assert torch.equal(inside, resize_and_place(images, draws))
+
+
+def test_a_purified_model_lies_where_its_model_does() -> None:
+    model = HashModel(nn.Flatten(), nn.Linear(12, 8), code_length=8).to("meta")
+    assert {buffer.device.type for buffer in PurifiedModel(model, Jpeg()).buffers()} == {"meta"}
+
+
 def test_draws_follow_from_seed_and_image_and_are_not_those_of_the_attacker() -> None:
     images = pictures(8, side=32)
     once, again, other = ResizePad(seed=1)(images), ResizePad(seed=1)(images), ResizePad(seed=2)(images)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saat.attacks.base import Attack, Probe, slopes_by_step
-from saat.attacks.threat import Threat
+from saat.attacks.threat import Threat, flat_norm
 from saat.errors import ArgumentError, check_at_least
 
 
@@ -63,8 +63,7 @@ class GradientDescent(Attack):
         for sharpness in self.slopes:
             _, gradient = probe.gradient(current, sharpness=sharpness)
             if self.unit:  # no gradient stays none
-                length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-                gradient = gradient / length.clamp(min=1e-12)
+                gradient = gradient / flat_norm(gradient).clamp(min=1e-12)
             velocity = self.momentum * velocity + gradient
             current = self.threat.project(current - self.step_size * velocity, images)
         if self.keep_best:

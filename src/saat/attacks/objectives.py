@@ -39,6 +39,27 @@ def weighted_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:  # n
     return objective
 
 
+def weighted_targeted_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:  # noqa: ARG001
+    """Return the objective of the SAAT paper's targeted attack, on relaxed codes, for reproduction.
+
+    With s = aim * relaxed in [-1, 1]: minus the mean of (s + 2) s over the bits with s < 0.5, those that do not reach
+    the target firmly. Bits near it weigh most. It *differs from the paper*, and is no measure of success, as
+    `weighted_objective`.
+
+    >>> import torch
+    >>> weighted_targeted_objective(torch.tensor([[1.0, 1.0]]), torch.empty(0))(torch.tensor([[99.0, -99.0]]))
+    tensor([1.])
+    """
+    target = aim.float()
+
+    def objective(logits: Tensor) -> Tensor:
+        agreement = relaxed_codes(logits) * target
+        active = (agreement < 0.5).float()
+        return -(active * (agreement + 2.0) * agreement).sum(1) / active.sum(1).clamp(min=1.0)
+
+    return objective
+
+
 def agreement_objective(aim: Tensor, clean_logits: Tensor) -> CodeObjective:  # noqa: ARG001
     """Return the mean disagreement of relaxed codes with the aim: what the papers' inner attacks in training use.
 
@@ -122,12 +143,13 @@ OBJECTIVES: Mapping[str, MakeObjective] = {
     "flips": flips_objective,
     "margin": margin_objective,
     "weighted": weighted_objective,
+    "weighted-targeted": weighted_targeted_objective,
     "agreement": agreement_objective,
     "hag": hag_objective,
 }
 
-OF_AIM_ALONE = (weighted_objective, agreement_objective)
+OF_AIM_ALONE = (weighted_objective, weighted_targeted_objective, agreement_objective)
 """Those that do not look at the clean logits."""
 
-RELAXED = ("weighted", "agreement", "hag")
+RELAXED = ("weighted", "weighted-targeted", "agreement", "hag")
 """Objectives on relaxed codes, which the papers sharpen over the search."""

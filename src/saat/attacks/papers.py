@@ -9,7 +9,7 @@ EQUAL: dict[str, Any] = {"search": "pgd", "steps": 100, "step_size": 1 / 255, "l
 """The budget of SAAT's own attack."""
 PAPERS: dict[str, dict[str, Any]] = {
     "paper": EQUAL | {"goal": "mainstay", "objective": "weighted"},
-    "paper-targeted": EQUAL | {"goal": "mainstay", "objective": "weighted", "targeted": True},
+    "paper-targeted": EQUAL | {"goal": "mainstay", "objective": "weighted-targeted", "targeted": True},
     "hag": EQUAL | {"goal": "own-code", "objective": "hag"},
     "sdha": EQUAL | {"goal": "relevant-codes", "search": "adam", "step_size": None},
     "cgat": EQUAL | {"goal": "center", "objective": "agreement"},

@@ -15,7 +15,7 @@ ROUNDING = 1e-6
 NORMS = ("linf", "l2")
 
 
-def _flat_norm(difference: Tensor) -> Tensor:
+def flat_norm(difference: Tensor) -> Tensor:
     """Return the l2 norm of each image, (B, 1, 1, 1); float32 would lose a part in 10,000 over 150,000 values."""
     norm: Tensor = torch.linalg.vector_norm(difference, dim=(1, 2, 3), keepdim=True, dtype=torch.float64)
     return norm.to(difference.dtype)
@@ -58,19 +58,19 @@ class ThreatModel:
         else:
             noise.normal_(generator=generator)
             radius = torch.rand(len(clean), 1, 1, 1, generator=generator, device=clean.device)
-            noise = noise / _flat_norm(noise).clamp(min=1e-12) * (self.epsilon * radius)
+            noise = noise / flat_norm(noise).clamp(min=1e-12) * (self.epsilon * radius)
         return self.project(clean + noise, clean)
 
     def descend(self, perturbed: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Return `perturbed` after one steepest-descent step of length `step_size` in this norm (not projected)."""
         if self.norm == "linf":
             return perturbed - gradient.sign().mul_(step_size)
-        return perturbed - step_size * gradient / _flat_norm(gradient).clamp(min=1e-12)
+        return perturbed - step_size * gradient / flat_norm(gradient).clamp(min=1e-12)
 
     def size(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Return the length of each change in this norm, float (B,)."""
         difference = perturbed - clean
-        return difference.flatten(1).abs().amax(1) if self.norm == "linf" else _flat_norm(difference).flatten()
+        return difference.flatten(1).abs().amax(1) if self.norm == "linf" else flat_norm(difference).flatten()
 
     def violation(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Return how far each image lies outside the ball or the box [0, 1], float (B,); 0 inside, up to rounding."""
@@ -88,7 +88,7 @@ class ThreatModel:
         """Return the differences (B, 3, H, W) shortened to at most epsilon."""
         if self.norm == "linf":
             return change.clamp(-self.epsilon, self.epsilon)
-        return change * (self.epsilon / _flat_norm(change).clamp(min=1e-12)).clamp(max=1.0)
+        return change * (self.epsilon / flat_norm(change).clamp(min=1e-12)).clamp(max=1.0)
 
     def apply(self, change: Tensor, clean: Tensor) -> Tensor:
         """Return `clean` (B, 3, H, W) moved by a bounded difference (1 or B, 3, H, W), in [0, 1]."""

@@ -35,7 +35,8 @@ class AtrdhStep(nn.Module):
     similarity is +1 for a shared label and -1 for none.
 
     *Differs from the released code*: the network is trained already when hardening begins, and the memory holds codes,
-    where those are random and zeros there; `prototype_loss` takes all pairs; rows without a label take part in the
+    where those are random and zeros there; the network's rate stays, where it falls twice there; label sets are those
+    of the train split, there of the database; `prototype_loss` takes all pairs; rows without a label take part in the
     hashing loss only; and unless `inner` has the mode `train`, it attacks in eval mode.
 
     Args:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saat.defenses.comdefend import fit_comdefend
 from saat.defenses.purifiers import BitDepth, Jpeg, Purifier, ResizePad, TotalVariation
 from saat.models.hash_model import HashModel
+from saat.runtime import device_of
 
 
 class PurifiedModel(HashModel):
@@ -25,6 +26,7 @@ class PurifiedModel(HashModel):
         # `model` normalizes by itself.
         super().__init__(model, nn.Identity(), code_length=model.code_length, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         self.purifier = purifier
+        self.to(device_of(model))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to the logits (B, K) of the purified images."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from saat.attacks.views import BpdaView, EotView
+from saat.data.decoding import through_jpeg
 from saat.errors import ArgumentError, check_at_least
 from saat.runtime import make_generator
 
@@ -77,11 +75,7 @@ class Jpeg(Purifier):
     def forward(self, images: Tensor) -> Tensor:
         """Compress and decode each image."""
         pixels = (images.detach() * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        decoded = np.empty_like(pixels, order="C")
-        for row, image in enumerate(pixels):
-            file = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG", quality=self.quality)
-            decoded[row] = Image.open(file)
+        decoded = through_jpeg(pixels, quality=self.quality)
         return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(images.device, images.dtype) / 255.0
 
 
@@ -146,7 +140,8 @@ def resize_and_place(images: Tensor, draws: Tensor) -> Tensor:
         scale = (size - lost) / size
         matrices[:, axis, axis] = 1.0 / scale
         matrices[:, axis, 2] = -(2.0 * start - lost) / size / scale
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # it multiplies matrices; in bfloat16 it misses by a pixel
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False).clamp(0.0, 1.0)
 
 

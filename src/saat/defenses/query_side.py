@@ -75,7 +75,8 @@ class QuerySideStep(nn.Module):
         chosen = batch.select(has_label(batch.labels))
         labels = chosen.labels[:, self.known]
         if not len(labels):
-            return StepOutput(model(batch.images).sum() * 0.0, {"bits": 0.0, "similarity": 0.0})
+            logits = train_logits(model, batch.images, precision=self.precision)
+            return StepOutput(logits.sum() * 0.0, {"bits": 0.0, "similarity": 0.0})
         mainstay = mainstay_codes(self.bank, chosen.labels)
 
         def losses(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from saat.data.decoding import through_jpeg
 from saat.errors import check_choice
 from saat.runtime import make_generator
 
@@ -40,14 +38,8 @@ def blur(images: Tensor, severity: int) -> Tensor:
 
 def compress(images: Tensor, severity: int) -> Tensor:
     """Return images (N, 3, S, S), uint8, as JPEG gives them back."""
-    return torch.stack([_through_jpeg(image, JPEG[severity]) for image in images]) if len(images) else images
-
-
-def _through_jpeg(image: Tensor, quality: int) -> Tensor:
-    content = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "JPEG", quality=quality)
-    pixels = np.asarray(Image.open(content).convert("RGB"))
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    return torch.from_numpy(through_jpeg(pixels, quality=JPEG[severity])).permute(0, 3, 1, 2).contiguous()
 
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor, int], Tensor]] = {

@@ -102,7 +102,7 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
         raise ArgumentError("`model` knows the shapes of its weights; found lazy ones, so call it once in its factory")
     with frozen(module), torch.no_grad():
         try:
-            logits = module(torch.full((2, 3, image_size, image_size), 0.5))
+            logits = module(torch.full((2, 3, image_size, image_size), 0.5, device=device_of(module)))
         except Exception as error:  # whatever the user's module raises
             raise ArgumentError(
                 f"`model` maps images (B, 3, {image_size}, {image_size}) in [0, 1] to logits (B, K); it raised: {error}"
@@ -110,7 +110,8 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
         found = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ArgumentError(f"`model` maps 2 images to float logits (2, K); got {found}")
-    return HashModel(module, nn.Identity(), code_length=logits.shape[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return HashModel(module, nn.Identity(), code_length=logits.shape[1], mean=mean, std=std).to(logits.device)
 
 
 def check_image_size(model: HashModel, image_size: int) -> None:

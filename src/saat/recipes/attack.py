@@ -54,7 +54,7 @@ class AttackConfig(RunOptions):
             own-code (the query's own) or returned-ids (what the service returned, seeing only ids; with square or
             nes); targeted: toward mainstay, center, relevant-codes, anchor (DHTA), point (P2P) or prototype (THA).
         objective: how nearness is measured: margin or flips (on logits, scale-free), or the papers' on relaxed codes:
-            weighted (SAAT), agreement or hag.
+            weighted (SAAT), weighted-targeted, agreement or hag.
         targeted: toward the code of a label set drawn for each query, disjoint from its own labels.
         search: pgd, fgsm, bim, apgd, annealed, adam, sgd, ngd; for transfer mi, ni, si-ni, vmi, di, ti, or several
             joined by +, such as di+ti+si-ni; black box square, nes; trained on the train split universal (one change
