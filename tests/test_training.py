@@ -9,6 +9,7 @@ from torch import nn
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, SaatError
 from saat.losses.catalog import build_loss
+from saat.runtime import counted_images
 from saat.training import SCHEDULES, FitOptions, HashingStep, WeightAverage, cost_of, fit
 from saat.types import Batch, StepOutput
 
@@ -149,3 +150,25 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
     step = Broken(build_loss("csq", labels=SPLIT.labels, code_length=8))
     with pytest.raises(SaatError, match="try a lower `learning_rate`"):
         fit(tiny_model(), step, SPLIT, FitOptions(), folder=tmp_path, run={}, quiet=True)
+
+
+def test_passes_of_a_teacher_count_and_nothing_stays_on_the_models(tmp_path):
+    class Taught(HashingStep):
+        def __init__(self, teacher: nn.Module) -> None:
+            super().__init__(build_loss("csq", labels=SPLIT.labels, code_length=8))
+            self.teachers = (teacher,)
+
+        def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+            self.teachers[0](batch.images)
+            found = super().forward(model, batch)
+            return found if batch.indices.min() > 0 else StepOutput(found.loss * float("nan"), found.parts)
+
+    model, teacher = tiny_model(), tiny_model()
+    with pytest.raises(SaatError):
+        fit(model, Taught(teacher), SPLIT, FitOptions(epochs=1), folder=tmp_path, run={}, quiet=True)
+    assert not model._forward_hooks
+    assert not teacher._forward_hooks
+    with counted_images([model, teacher]) as count:
+        model(SPLIT.images[:3] / 255)
+        teacher(SPLIT.images[:2] / 255)
+    assert count() == 5

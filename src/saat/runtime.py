@@ -6,12 +6,12 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,23 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for weight, requires_grad in wanted:
             weight.requires_grad_(requires_grad)
+
+
+@contextmanager
+def counted_images(models: Iterable[nn.Module]) -> Iterator[Callable[[], int]]:
+    """Count the images that go through any of these models inside the block, by a function that says how many did."""
+    total = 0
+
+    def add(*call: Any) -> None:
+        nonlocal total
+        total += len(call[-1])
+
+    hooks = [model.register_forward_hook(add) for model in models]
+    try:
+        yield lambda: total
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def as_channels_last(images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from saat.runtime import (
     as_channels_last,
     atomic_write,
     autocast,
+    counted_images,
     derive_seed,
     device_of,
     make_generator,
@@ -162,7 +164,7 @@ def fit(
 
     Returns:
         One row an epoch: epoch, seconds, images_per_second, learning_rate, model_evaluations (images that went through
-        the model, those of attacks included) and the mean of each part of the loss.
+        the model, those of attacks included, and through the step's `teachers`) and the mean of each part of the loss.
 
     Raises:
         ArgumentError: no weight of `model` takes a gradient, or `folder` holds another run.
@@ -184,38 +186,32 @@ def fit(
     finite = [name for name, value in model.state_dict().items() if bool(torch.isfinite(value).all())]
     history = _resume(folder / STATE_FILE, run, model, optimizer, step, average)
     steps = count_batches(len(split), options.batch_size)
-    evaluations = 0
-
-    def count(*call: Any) -> None:
-        nonlocal evaluations
-        evaluations += len(call[-1])
-
-    counting = model.register_forward_hook(count)
+    seen = [model, *getattr(step, "teachers", ())]
     bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
-    bar.update(len(history) * steps)
-    for epoch in range(len(history), options.epochs):
-        torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout draws from the global generator
-        model.train()
-        began, totals, evaluations = time.perf_counter(), dict[str, float](), 0
-        generator = make_generator(seed, "order", epoch)
-        train = batches(split, options.batch_size, device=device, generator=generator, augment=options.augment)
-        for number, batch in enumerate(train):
-            rate = options.learning_rate * SCHEDULES[options.schedule]((epoch + number / steps) / options.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            parts = _update(model, step, optimizer, batch)
-            if average is not None:
-                average.update(model)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + value * len(batch.images) / len(split)
-            bar.update()
-        seconds = time.perf_counter() - began
-        row = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": len(split) / seconds, "learning_rate": rate}
-        history.append(row | {"model_evaluations": evaluations} | totals)
-        bar.set_postfix({name: f"{value:.3g}" for name, value in totals.items()})
-        _save(folder, run, model, optimizer, step, average, history)
-    bar.close()
-    counting.remove()
+    with closing(bar), counted_images(seen) as evaluations:
+        bar.update(len(history) * steps)
+        for epoch in range(len(history), options.epochs):
+            torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout draws from the global generator
+            model.train()
+            began, before, totals = time.perf_counter(), evaluations(), dict[str, float]()
+            generator = make_generator(seed, "order", epoch)
+            train = batches(split, options.batch_size, device=device, generator=generator, augment=options.augment)
+            for number, batch in enumerate(train):
+                rate = options.learning_rate * SCHEDULES[options.schedule]((epoch + number / steps) / options.epochs)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                parts = _update(model, step, optimizer, batch)
+                if average is not None:
+                    average.update(model)
+                for name, value in parts.items():
+                    totals[name] = totals.get(name, 0.0) + value * len(batch.images) / len(split)
+                bar.update()
+            seconds = time.perf_counter() - began
+            row = {"epoch": epoch + 1, "seconds": seconds, "images_per_second": len(split) / seconds}
+            row |= {"learning_rate": rate, "model_evaluations": evaluations() - before} | totals
+            history.append(row)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in totals.items()})
+            _save(folder, run, model, optimizer, step, average, history)
     if average is not None:
         model.load_state_dict(average.state)
     broken = [name for name in finite if not bool(torch.isfinite(model.state_dict()[name]).all())]

@@ -10,10 +10,9 @@ from saat.evaluation.suite import SuiteBatch
 from saat.evaluation.trials import (
     RADII,
     SWEEP_STEPS,
+    Trials,
     instability,
-    load_trials,
     run_trials,
-    save_trials,
     vanished_share,
 )
 
@@ -45,10 +44,9 @@ def test_json_holds_the_means():
     assert list(found["map_by_steps"]) == ["1", "5", "20"]
 
 
-def test_saved_trials_are_what_was_found(tmp_path):
+def test_trials_come_back_from_their_tensors():
     trials = run_trials(scene(Randomized()).batch)
-    save_trials(tmp_path / "trials", trials)
-    again = load_trials(tmp_path / "trials")
+    again = Trials.of(trials.tensors())
     assert again.to_json() == trials.to_json()
     assert torch.equal(again.beyond_epsilon(), trials.beyond_epsilon())
     assert (list(again.radii), list(again.steps), again.epsilon) == (

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from saat.attacks.autopgd import APGD
 from saat.cli import main
 from saat.runtime import RunOptions
 
@@ -93,6 +94,18 @@ def test_bits_that_break_their_certificate_are_counted(whole: Path, tiny: Path, 
     assert 0 < found["violations"][RADII[0]] <= 3
     assert found["violations"][RADII[1]] == 0
     assert found["certified_map"] == report_of(whole)["certified_map"]
+
+
+def test_each_batch_and_radius_is_attacked_from_starts_of_its_own(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def attack(self: APGD, view: object, images: torch.Tensor, objective: object, *, seed: int) -> torch.Tensor:
+        seeds.append(seed)
+        return images
+
+    monkeypatch.setattr(APGD, "__call__", attack)
+    assert main(words(tiny, tiny.parent / "seeds")) == 0
+    assert len(set(seeds)) == len(seeds) == 2 * len(RADII)
 
 
 def test_another_run_does_not_mix_with_this(whole: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

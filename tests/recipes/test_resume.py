@@ -76,6 +76,14 @@ def test_harden_resumes_to_the_same_bits(carry: str, plain: Path, tmp_path: Path
     assert whole == killed
 
 
+def test_harden_goes_on_where_its_parent_is_named_otherwise(plain: Path, tmp_path: Path) -> None:
+    assert main([*HARDEN, f"--checkpoint={plain}", f"--out={tmp_path / 'out'}"]) == 0
+    log = (tmp_path / "out" / "train.jsonl").read_text()
+    (tmp_path / "link").symlink_to(plain)
+    assert main([*HARDEN, f"--checkpoint={tmp_path / 'link'}", f"--out={tmp_path / 'out'}"]) == 0
+    assert (tmp_path / "out" / "train.jsonl").read_text() == log  # nothing was trained anew
+
+
 def test_another_run_in_the_same_folder_is_refused(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, f"--out={plain}", "--seed=1"]) == 2
     assert "seed: 0 there, 1 now" in capsys.readouterr().err

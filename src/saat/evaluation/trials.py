@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Self
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.evaluation.suite import SuiteBatch
-from saat.runtime import as_channels_last, atomic_write, frozen
+from saat.runtime import as_channels_last, frozen
 from saat.types import CodeObjective
 
 RADII = (0.25, 0.5, 1.0, 2.0, 4.0)  # of epsilon; the last one is always that of plain gray
@@ -45,6 +45,28 @@ class Trials:
         """Return the average precision of the queries at the next radius above epsilon."""
         return self.radii[min((radius for radius in self.radii if radius > self.epsilon), default=max(self.radii))]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all of this as tensors, to be kept in a file."""
+        return {
+            "radii": torch.tensor(list(self.radii), dtype=torch.float64),
+            "steps": torch.tensor(list(self.steps)),
+            "by_radius": torch.stack(list(self.radii.values())),
+            "by_steps": torch.stack(list(self.steps.values())),
+            "scalars": torch.tensor([self.vanished_gradients, self.instability, self.epsilon], dtype=torch.float64),
+        }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the trials that `tensors` was made of."""
+        vanished, instability, epsilon = tensors["scalars"].tolist()
+        return cls(
+            vanished_gradients=vanished,
+            instability=instability,
+            radii=dict(zip(tensors["radii"].tolist(), tensors["by_radius"], strict=True)),
+            steps=dict(zip(tensors["steps"].tolist(), tensors["by_steps"], strict=True)),
+            epsilon=epsilon,
+        )
+
     def to_json(self) -> dict[str, object]:
         """Return the means, ready for `json.dumps`."""
         return {
@@ -53,32 +75,6 @@ class Trials:
             "map_by_epsilon": {f"{radius:.6g}": values.mean().item() for radius, values in self.radii.items()},
             "map_by_steps": {str(steps): values.mean().item() for steps, values in self.steps.items()},
         }
-
-
-def save_trials(path: Path, trials: Trials) -> None:
-    """Write trials to a file, atomically."""
-    content = {
-        "radii": torch.tensor(list(trials.radii), dtype=torch.float64),
-        "steps": torch.tensor(list(trials.steps)),
-        "by_radius": torch.stack(list(trials.radii.values())),
-        "by_steps": torch.stack(list(trials.steps.values())),
-        "scalars": torch.tensor([trials.vanished_gradients, trials.instability, trials.epsilon], dtype=torch.float64),
-    }
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(content))
-
-
-def load_trials(path: Path) -> Trials:
-    """Read what `save_trials` wrote."""
-    content = safetensors.torch.load_file(path)
-    vanished, instability, epsilon = content["scalars"].tolist()
-    return Trials(
-        vanished_gradients=vanished,
-        instability=instability,
-        radii=dict(zip(content["radii"].tolist(), content["by_radius"], strict=True)),
-        steps=dict(zip(content["steps"].tolist(), content["by_steps"], strict=True)),
-        epsilon=epsilon,
-    )
 
 
 def run_trials(batch: SuiteBatch) -> Trials:

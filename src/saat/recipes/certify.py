@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -34,9 +33,10 @@ from saat.models.checkpoint import weights_checksum
 from saat.models.smoothing import add_noise, count_votes, majority_codes
 from saat.recipes.certificates import by_radius, print_certificates
 from saat.recipes.claims import claim
+from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
-from saat.runtime import RunOptions, atomic_write, derive_seed, make_folder, make_generator, progress, write_text
+from saat.runtime import RunOptions, derive_seed, make_folder, make_generator, progress, write_text
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
 ATTACK_STEPS = 20
@@ -163,11 +163,7 @@ def collect_votes(
     batches = torch.split(rows, config.batch_size)
     for number, part in enumerate(progress(batches, "certify", unit="batch", quiet=config.quiet)):
         path = config.out / "votes" / f"{number:05d}.safetensors"
-        if not path.exists():
-            content = vote_on(config, subject, bank, part, device)
-            with atomic_write(path) as file:
-                file.write(safetensors.torch.save(content))
-        found.append(safetensors.torch.load_file(path))
+        found.append(kept_tensors(path, partial(vote_on, config, subject, bank, part, device)))
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
@@ -194,7 +190,11 @@ def vote_on(
     selection, clean = voted(images, "selection", SELECTION_SAMPLES), voted(images, "clean", config.samples)
     between = time.perf_counter()
     attacked = [
-        voted(attack_smoothed(config, subject, bank, images, labels, radius), f"attacked {radius!r}", config.samples)
+        voted(
+            attack_smoothed(config, subject, bank, images, labels, radius, first=int(rows[0])),
+            f"attacked {radius!r}",
+            config.samples,
+        )
         for radius in config.radii
     ]
     return {
@@ -207,11 +207,21 @@ def vote_on(
 
 
 def attack_smoothed(
-    config: CertifyConfig, subject: Subject, bank: CodeBank, images: Tensor, labels: Tensor, radius: float
+    config: CertifyConfig,
+    subject: Subject,
+    bank: CodeBank,
+    images: Tensor,
+    labels: Tensor,
+    radius: float,
+    *,
+    first: int,
 ) -> Tensor:
-    """Return images (B, 3, H, W) within the radius whose logits, in the mean over noise, leave their mainstay code."""
+    """Return images (B, 3, H, W) within the radius whose logits, in the mean over noise, leave their mainstay code.
+
+    Random starts and noise follow from the seed, the radius and the number of the `first` query.
+    """
     noise = partial(add_noise, sigma=config.sigma)
-    seed = derive_seed(config.seed, "certify", "attack")
+    seed = derive_seed(config.seed, "certify", "attack", first, repr(radius))
     view = EotView(subject.model, noise, samples=EOT_SAMPLES, seed=seed)
     objective = SemanticGoal(bank, make_objective=flips_objective)(view, images, labels)
     attack = APGD(ThreatModel("l2", radius), steps=ATTACK_STEPS, precision=config.precision)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saat.errors import ArgumentError
+from saat.errors import ArgumentError, DataError
 from saat.runtime import write_text
 
 
@@ -16,9 +16,10 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
 
     Raises:
         ArgumentError: the folder holds another run.
+        DataError: what is there is damaged.
     """
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = _read(path)
         changed = sorted(key for key in identity if there.get(key) != identity[key])
         if changed:
             found = ", ".join(f"{key}: {there[key]!r} there, {identity[key]!r} now" for key in changed if key in there)
@@ -26,3 +27,13 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
             rule = "`out` is a new folder or that of the same run"
             raise ArgumentError(f"{rule}; {path.parent} holds another ({found})")
     write_text(path, json.dumps(identity, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; take a new `out`") from error
+    if not isinstance(there, dict):
+        raise DataError(f"{path} is damaged: no object; take a new `out`")
+    return there

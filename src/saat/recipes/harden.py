@@ -66,7 +66,7 @@ class HardenConfig(RunOptions):
         carry: the inner attack starts from the perturbation of the image's last epoch instead of a random one.
         robustness: one number from clean to robust, times epsilon, step_size and noise: 0 trains on clean images, 2
             against changes twice as large.
-        objective: of the inner attack: flips, margin, agreement (the papers'), weighted or hag.
+        objective: of the inner attack: flips, margin, agreement (the papers'), weighted, weighted-targeted or hag.
         adversarial_weight: weight of the term on adversarial images in saat, cgat, atrdh and trades.
         quantization_weight: weight of the quantization of adversarial codes in saat.
         mirror: in use, average over each image and its mirror image; encoding costs twice as much.
@@ -130,9 +130,11 @@ def harden(config: HardenConfig) -> Card:
     train, bank = training_items(config, database_model or model, splits, device)
     step = make_step(config, model, parent, bank)
     # the same folder may hold another parent by now, and half a hardening of each would be of neither
-    run = identity(config, device) | {"parent_weights": weights_checksum(model)}
-    if config.data is not None or config.checkpoint is None:
-        run |= {"checksums": parent.manifest["checksums"]}
+    run = identity(config, device) | {
+        "parent_weights": weights_checksum(model),
+        "checksums": parent.manifest["checksums"],
+    }
+    del run["checkpoint"]  # known by its weights, wherever it lies
     model.mirror = False  # training sees each image once; crop and flip are its views
     history = fit(
         model,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -26,14 +25,15 @@ from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
 from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
-from saat.evaluation.trials import Trials, instability, load_trials, run_trials, save_trials
+from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
 from saat.recipes.claims import claim
+from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
-from saat.runtime import atomic_write, derive_seed, progress
+from saat.runtime import derive_seed, progress
 
 TRIAL_QUERIES = 100
 FIRST_STATE = "suite.json"
@@ -224,30 +224,31 @@ def _member_on(
 ) -> dict[str, Tensor]:
     """Return what the member found on this batch, from its file if it has run before."""
     path = options.out / "members" / f"{options.suite}-{name}-{number:05d}.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         began = time.perf_counter()
         restart_draws(batch.model, options.seed, name, number)  # whatever ran before, or did not since it has its file
         found, cost = MEMBERS[name](batch)
-        exact = sign_codes(encode_logits(model, found.cpu(), label="", quiet=True))
-        content = {
+        return {
+            "codes": sign_codes(encode_logits(model, found.cpu(), label="", quiet=True)),
             "images": round_to_8_bits(found.cpu(), clean, options.threat),
-            "codes": exact,
             "model_evaluations": torch.tensor(cost.model_evaluations),
             "seconds": torch.tensor(time.perf_counter() - began),
         }
-        with atomic_write(path) as file:
-            file.write(safetensors.torch.save(content))
-    return safetensors.torch.load_file(path)
+
+    return kept_tensors(path, make)
 
 
 def _trials(options: SuiteOptions, subject: Subject, batch: SuiteBatch) -> Trials:
     """Return the trials of the first queries, from their file if they have run before."""
     path = options.out / "members" / f"{options.suite}-trials.safetensors"
-    if not path.exists():
+
+    def make() -> dict[str, Tensor]:
         restart_draws(batch.model, options.seed, "trials")
         stable = instability(subject.model, batch.images)  # of the model itself, not of a view
-        save_trials(path, replace(run_trials(batch), instability=stable))
-    return load_trials(path)
+        return replace(run_trials(batch), instability=stable).tensors()
+
+    return Trials.of(kept_tensors(path, make))
 
 
 def _train_bank(subject: Subject, device: torch.device, *, quiet: bool) -> CodeBank:

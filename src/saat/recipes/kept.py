@@ -1,0 +1,33 @@
+"""Parts of long runs that are kept in files, so that a run which was stopped goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from saat.runtime import atomic_write
+
+log = logging.getLogger(__name__)
+
+
+def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a file; where there is none, or it is damaged, make them and write it first.
+
+    Args:
+        path: of the file.
+        make: returns what it is to hold.
+    """
+    if path.exists():
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            log.warning("%s is damaged (%s), and made anew", path, error)
+    content = make()
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(dict(content)))
+    return safetensors.torch.load_file(path)
