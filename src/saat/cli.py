@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -73,14 +74,19 @@ def usage(group: str = "") -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, which is 2 after an error that a user can mend (docs/quickstart.md)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that is no text
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads what is printed has had enough, as `head` has
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
-        return 141
+        if isinstance(error, BrokenPipeError):  # whoever reads what is printed has had enough, as `head` has
+            return 141
+        print(f"saat: what is printed cannot be written: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(typed: list[str]) -> int:

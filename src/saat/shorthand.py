@@ -89,7 +89,7 @@ def _with_values(option: str, kind: Any, values: list[str], left: list[str]) -> 
     """Return the option with its values: those given and, taken from `left`, those that follow."""
     alternatives = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     items = next((get_args(part) for part in alternatives if get_origin(part) is list), ())
-    while left and not left[0].startswith("--") and (items or not values):
+    while left and not left[0].startswith("--") and left[0] != "-h" and (items or not values):
         values.append(left.pop(0))
     if {int, float} & {*alternatives, *items}:
         values = [decimal(value) for value in values]  # a path such as 2024/05 is none

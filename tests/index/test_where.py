@@ -193,6 +193,7 @@ def test_a_server_is_asked_for_more_where_it_cannot_say_has() -> None:
         ("id == 1; id == 2", "wrong at '; id == 2'"),
         ("id == 12cats", "wrong at '12cats'"),
         ("(" * 1000, "wrong at '\\('"),
+        (" or ".join(["id == 1"] * 20_000), "`where` has `and` and `or` at most 1,000 times"),
         (f"id == {'7' * 5000}", "wrong at '7{20}'"),
         (f"id == {'7' * 4000}", "compares a column with its own kind"),
         ("label == '\udce9'", r"`where` is UTF-8 text; got .*udce9"),  # a byte of a command line in Latin-1

@@ -148,6 +148,14 @@ def test_names_of_damaged_images_are_kept(parts: list[Path], tmp_path: Path) -> 
     assert kept == "/ö/x.png: not an image\n/ö/y.png: not an image\n"
 
 
+def test_damaged_images_are_named_once_and_not_those_that_another_part_has(parts: list[Path], tmp_path: Path) -> None:
+    (parts[0] / "damaged.txt").write_bytes(b"c: not an image\nx: empty\n\xe9.png: empty\n")
+    (parts[1] / "damaged.txt").write_bytes(b"x: empty\n")
+    merge(MergeConfig(parts=parts, out=tmp_path / "out", quiet=True))
+    kept = (tmp_path / "out" / "damaged.txt").read_text(encoding="utf-8")
+    assert kept == "x: empty\n\ufffd.png: empty\n"
+
+
 def damaged_part(folder: Path) -> Path:
     write(folder, ["d"])
     (codes,) = folder.glob("codes-*.npy")

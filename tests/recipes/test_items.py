@@ -130,12 +130,15 @@ def test_columns_that_python_has_no_values_for_are_shown_as_text(tiny: Path, tmp
         "image": [(tmp_path / "a.png").read_bytes()],
         "found": pa.array([10**7], pa.date32()),
         "here": pa.array([0], pa.timestamp("us", "Nowhere/Else")),
+        "seen": pa.array([[{"at": 0}]], pa.list_(pa.struct([("at", pa.timestamp("us", "Nowhere/Else"))]))),
+        "days": pa.array([{"a": 10**7}], pa.struct([("a", pa.date32())])),
         "notes": pa.array([["x"]], pa.large_list(pa.string_view())),
     }
     pq.write_table(pa.table(columns), tmp_path / "set.parquet")
     build(BuildConfig(checkpoint=tiny, images=[tmp_path / "set.parquet"], out=tmp_path / "index", quiet=True))
     (hit,) = search(SearchConfig(index=tmp_path / "index", image=tmp_path / "a.png", quiet=True))
     assert (hit["found"], hit["here"], hit["notes"]) == ("29349-01-26", "1970-01-01 00:00:00.000000", ["x"])
+    assert (hit["seen"], hit["days"]) == ([{"at": "1970-01-01 00:00:00.000000"}], {"a": "29349-01-26"})
 
 
 def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
@@ -158,3 +161,9 @@ def test_columns_of_results_keep_their_places(tiny: Path, tmp_path: Path) -> Non
     sheet = tmp_path / "sheet.png"  # where a name of two lines is one of one
     search(SearchConfig(index=tmp_path / "named", image=images[0], format="sheet", out=sheet, quiet=True))
     assert sheet.exists()
+
+
+def test_a_list_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("a.png".encode("utf-16-le"))
+    with pytest.raises(DataError, match="is text in UTF-8; found NUL"):
+        read_items([tmp_path / "list.txt"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import pytest
 
 from saat.cli import COMMANDS, main
+from saat.index.content import IndexContent, ModelKey
+from saat.index.storage import create_index
 from saat.parsing import load_yaml, parse
 
 
@@ -216,3 +221,29 @@ def test_help_says_the_short_form_of_k(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_fractions_are_numbers_in_yaml() -> None:
     assert load_yaml("{epsilon: 8/255, path: a/b}") == {"epsilon": 8 / 255, "path": "a/b"}
+
+
+def test_help_after_a_list_of_values_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["index", "build", "x", "a", "b", "-h"])
+    assert "--images" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output_gets_an_answer() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "saat", "--version"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("saat: what is printed cannot be written: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_whose_name_is_no_text_is_printed(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xe9"
+    content = IndexContent.empty(ModelKey("a" * 32, 16, "runs/plain"))
+    create_index(Path(os.fsdecode(folder)), content)
+    words = [sys.executable, "-m", "saat", "index", "verify", folder]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONUTF8": "1"}, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)

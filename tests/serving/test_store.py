@@ -47,6 +47,20 @@ def encoded(row: int, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def test_the_disk_has_the_name_of_an_upload_before_the_index_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, synced = make_store(tmp_path), list[Path]()
+
+    def sync(folder: Path) -> None:
+        assert len(read_index(tmp_path)) == COUNT
+        synced.append(folder)
+
+    monkeypatch.setattr(store_module, "sync_folder", sync)
+    store.add(encoded(3), label=None)
+    assert synced == [tmp_path / UPLOADS]
+
+
 def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path)
 

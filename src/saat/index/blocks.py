@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from saat.index.content import IndexContent, ModelKey
+from saat.index.files import opened_for_arrow
 from saat.index.storage import Manifest, read_files
 
 BUFFER = 1 << 20  # bytes of a column that are read at a time, and not all of a group of up to a million rows
@@ -98,7 +99,7 @@ def open_blocks(folder: Path) -> StoredBlocks:
 
     def opened(manifest: Manifest, paths: Mapping[str, Path]) -> StoredBlocks:
         codes, ids = (np.load(paths[name], mmap_mode="r", allow_pickle=False) for name in ("codes", "ids"))
-        metadata = pq.ParquetFile(paths["metadata"], buffer_size=BUFFER, pre_buffer=False)
+        metadata = pq.ParquetFile(opened_for_arrow(paths["metadata"]), buffer_size=BUFFER, pre_buffer=False)
         return StoredBlocks(manifest, codes, ids, metadata)
 
     return read_files(folder, opened)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,9 +167,17 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     try:
         return list(column.to_pylist())
     except (pa.ArrowException, ValueError, KeyError, OverflowError):
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp(column.type.unit))  # whose zone may be unknown here
-        return list(column.cast(pa.string()).to_pylist())
+        local = column.cast(_with_leaves(column.type, _without_zone))  # which may be unknown here
+        return list(local.cast(_with_leaves(local.type, _as_text)).to_pylist())
+
+
+def labels_in(text: str) -> list[str]:
+    """Return the labels of an item, which are one text in its column `label`.
+
+    >>> labels_in("cat, dog"), labels_in("")
+    (['cat', 'dog'], [])
+    """
+    return [name for name in text.split(SEPARATOR) if name]
 
 
 def without_views(columns: pa.Table) -> pa.Table:
@@ -178,19 +186,32 @@ def without_views(columns: pa.Table) -> pa.Table:
     >>> without_views(pa.table({"note": pa.array(["new"], pa.string_view())})).schema.field("note").type
     DataType(string)
     """
-    schema = pa.schema([field.with_type(_without_views(field.type)) for field in columns.schema])
+    schema = pa.schema([field.with_type(_with_leaves(field.type, _without_view)) for field in columns.schema])
     return columns if schema == columns.schema else columns.cast(schema)
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
+def _with_leaves(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a type in which `change` has replaced those that hold no others."""
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(_with_leaves(kind.value_type, change)))
     if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+        return pa.large_list(kind.value_field.with_type(_with_leaves(kind.value_type, change)))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
+        return pa.list_(kind.value_field.with_type(_with_leaves(kind.value_type, change)), kind.list_size)
     if pa.types.is_map(kind):
-        return pa.map_(_without_views(kind.key_type), _without_views(kind.item_type))
+        return pa.map_(_with_leaves(kind.key_type, change), _with_leaves(kind.item_type, change))
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+        return pa.struct([field.with_type(_with_leaves(field.type, change)) for field in kind])
+    return change(kind)
+
+
+def _without_view(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def _without_zone(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_temporal(kind) else kind

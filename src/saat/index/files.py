@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
+
 from saat.errors import DataError
 
 SUFFIXES = {"codes": "npy", "ids": "npy", "metadata": "parquet"}
@@ -48,6 +50,11 @@ def written(folder: Path, save: Callable[[IO[bytes]], object]) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+def opened_for_arrow(path: Path) -> pa.NativeFile:
+    """Return a file, open for reading; Arrow by itself takes paths in UTF-8 alone."""
+    return pa.OSFile(os.fsencode(path))
 
 
 def digest_of(path: Path) -> str:

@@ -26,6 +26,7 @@ RULE = (
     + " ".join(COMPARATORS)
     + ", then a number, a quoted text, true or false; joined by and, or, ( )"
 )
+MOST_JOINS = 1_000  # of conditions by `and` and `or`, beyond which pyarrow comes to the end of its stack
 MOST_DEPTH = 50  # of parentheses, so that a long row of them is an error and no overflow
 Literal = str | int | float | bool
 Term = TypeVar("Term")
@@ -128,7 +129,7 @@ class _Parser:
         self._columns = columns
         self._tokens = self._split(where)
         self._place = 0
-        self._depth = 0
+        self._depth = self._joins = 0
 
     def _split(self, where: str) -> list[tuple[str, str]]:
         tokens, start = [], 0
@@ -171,6 +172,9 @@ class _Parser:
         parts = [part()]
         while self._follows(word):
             parts.append(part())
+            self._joins += 1
+            if self._joins > MOST_JOINS:
+                raise ArgumentError(f"`where` has `and` and `or` at most {MOST_JOINS:,} times; got more")
         return parts[0] if len(parts) == 1 else Joined(word, tuple(parts))
 
     def _one(self) -> Condition:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from saat import __version__
 from saat.errors import DataError
 from saat.index.content import IndexContent, ModelKey, without_views
-from saat.index.files import FileEntry, check_file, put_file, sync_folder, written
+from saat.index.files import FileEntry, check_file, opened_for_arrow, put_file, sync_folder, written
 from saat.index.lock import locked
 from saat.index.uploads import sweep_uploads
 
@@ -144,7 +144,7 @@ def _opened(folder: Path, manifest: Manifest, read: Callable[[Manifest, Mapping[
 
 def _load(manifest: Manifest, paths: Mapping[str, Path]) -> IndexContent:
     codes, ids = (np.load(paths[name], allow_pickle=False) for name in ("codes", "ids"))
-    metadata = without_views(pq.read_table(paths["metadata"]))
+    metadata = without_views(pq.read_table(opened_for_arrow(paths["metadata"])))
     return IndexContent(codes, ids, metadata, next_id=manifest.next_id, model=manifest.model)
 
 

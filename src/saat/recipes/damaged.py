@@ -22,14 +22,29 @@ def keep_damaged(folder: Path, damaged: Sequence[str], tried: Iterable[str]) -> 
         damaged: "path: reason" of each image that is left out.
         tried: paths of all images of this run.
     """
-    file, paths, damaged = folder / DAMAGED, set(map(_in_a_line, tried)), [*map(_in_a_line, damaged)]
+    file, damaged = folder / DAMAGED, [*map(_in_a_line, damaged)]
     with locked(folder):
-        before = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-        lines = [line for line in before if not any(line[: end.start()] in paths for end in re.finditer(": ", line))]
-        if lines or damaged:
-            write_text(file, "".join(f"{line}\n" for line in (*lines, *damaged)))
+        lines = [*lines_without(read_damaged(folder), tried), *damaged]
+        if lines:
+            write_text(file, "".join(f"{line}\n" for line in lines))
         else:
             file.unlink(missing_ok=True)
+
+
+def read_damaged(folder: Path) -> list[str]:
+    """Return "path: reason" of each damaged image that an index lacks."""
+    file = folder / DAMAGED
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+
+
+def lines_without(lines: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """Return the lines "path: reason" of other paths.
+
+    >>> lines_without(["a.png: empty", "b: c.png: empty"], ["b: c.png"])
+    ['a.png: empty']
+    """
+    gone = set(map(_in_a_line, paths))
+    return [line for line in lines if not any(line[: end.start()] in gone for end in re.finditer(": ", line))]
 
 
 def _in_a_line(text: str) -> str:

@@ -22,6 +22,7 @@ from saat.data.collection import Content
 from saat.data.decoding import Decoded, decode_image, decode_rows
 from saat.errors import ArgumentError
 from saat.index.content import ModelKey
+from saat.index.files import opened_for_arrow
 from saat.index.lock import locked
 from saat.models.checkpoint import (
     DATABASE_FOLDER,
@@ -259,7 +260,8 @@ def _batches(folder: Path) -> Iterator[tuple[Path, dict[str, bytes]]]:
     """Yield each file of a folder of batches with its codes by identity; one that is damaged is removed."""
     for path in sorted(folder.glob("*.parquet")):
         try:
-            rows = pq.read_table(path, columns=["identity", "code"], page_checksum_verification=True).to_pylist()
+            file = opened_for_arrow(path)
+            rows = pq.read_table(file, columns=["identity", "code"], page_checksum_verification=True).to_pylist()
         except FileNotFoundError:  # another addition has ended meanwhile
             continue
         except (pa.ArrowException, OSError) as error:

@@ -161,6 +161,8 @@ def _lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is text in UTF-8; found {error.reason} at byte {error.start}") from error
+    if any("\0" in line for line in lines):
+        raise DataError(f"{path} is text in UTF-8; found NUL, as in UTF-16")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from saat.errors import ArgumentError, DataError
 from saat.index.content import IndexContent
 from saat.index.storage import check_new, create_index, read_index
-from saat.recipes.damaged import DAMAGED
+from saat.recipes.damaged import keep_damaged, lines_without, read_damaged
 from saat.recipes.encoder import WORK
-from saat.runtime import progress, write_text
+from saat.runtime import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +49,10 @@ def merge(config: MergeConfig) -> dict[str, Any]:
     """
     check_new(config.out)
     content, passed_over = _merged(config.parts, quiet=config.quiet)
-    damaged = [part / DAMAGED for part in config.parts if (part / DAMAGED).exists()]
-    if damaged:  # written before the index, so that no index lacks it
-        write_text(config.out / DAMAGED, "".join(path.read_text(encoding="utf-8") for path in damaged))
+    damaged = list(dict.fromkeys(chain(*map(read_damaged, config.parts))))
+    if damaged and "path" in content.metadata.column_names:
+        damaged = lines_without(damaged, content.metadata.column("path").drop_null().to_pylist())
+    keep_damaged(config.out, damaged, [])  # before the index, so that no index lacks it
     create_index(config.out, content)
     if not config.quiet:
         known = f"; {passed_over:,} were there already" if passed_over else ""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from saat.recipes.attacker import RETURNED
 from saat.recipes.serve import read_token
 from saat.recipes.subject import Subject
 from saat.runtime import progress
+from saat.serving.client import is_service_address
 from saat.serving.pictures import png
 
 if TYPE_CHECKING:
@@ -52,18 +52,9 @@ def check_service(config: AttackConfig) -> None:
     if config.norm == "linf" and config.epsilon < 1 / 255 - 1e-9:
         rule = "at least 1/255 with a `service`, which sees 8 bits"
         raise ArgumentError(f"`epsilon` in linf is {rule}; got {config.epsilon:g}")
-    if not _is_address(config.service):
+    if not is_service_address(config.service):
         rule = "an address such as http://127.0.0.1:8000, without a login"
         raise ArgumentError(f"`service` is {rule}; got {config.service.rpartition('@')[2]!r}")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        address = urlsplit(text)
-        named = bool(address.hostname) and address.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number
-        return False
-    return named and address.scheme in ("http", "https") and "@" not in address.netloc
 
 
 class ServiceSearch:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -48,13 +49,14 @@ class Client:
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ArgumentError("`token` has printable ASCII characters, as headers do; got others")
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if not is_service_address(url):
+            shown = url.rpartition("@")[2]
+            raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000, without a login; got {shown!r}")
         self._url = url
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         except httpx.InvalidURL as error:
             raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000; got {url!r}: {error}") from None
-        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
-            raise ArgumentError(f"`url` is an address such as http://127.0.0.1:8000; got {url!r}")
 
     def __enter__(self) -> Client:
         """Return the client."""
@@ -166,6 +168,20 @@ class Client:
             status=response.status_code,
             retry_after=float(after) if after.isdigit() else None,
         )
+
+
+def is_service_address(text: str) -> bool:
+    """Return whether a text is the address of a service, without a login, which errors would show.
+
+    >>> is_service_address("http://127.0.0.1:8000"), is_service_address("http://me:secret@127.0.0.1:8000")
+    (True, False)
+    """
+    try:
+        address = urlsplit(text)
+        named = bool(address.hostname) and address.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False
+    return named and address.scheme in ("http", "https") and "@" not in address.netloc
 
 
 def _read(make: Callable[[Any], Made], found: Any) -> Made:

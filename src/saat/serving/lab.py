@@ -19,7 +19,7 @@ from saat.bits import packed_distances, unpack_codes
 from saat.codes.bank import CodeBank
 from saat.data.collection import Content
 from saat.errors import SaatError
-from saat.index.content import SEPARATOR, IndexContent
+from saat.index.content import IndexContent, labels_in
 from saat.serving.engine import SearchEngine
 from saat.serving.hits import Hit, Risk
 from saat.serving.pictures import data_url, magnified
@@ -186,9 +186,9 @@ class _LabelBank:
         if "label" not in content.metadata.column_names:
             return None
         texts = content.metadata.column("label").to_pylist()
-        rows = np.array([row for row, text in enumerate(texts) if isinstance(text, str) and text], np.int64)
+        rows = np.array([row for row, text in enumerate(texts) if isinstance(text, str) and labels_in(text)], np.int64)
         rows = rows[:: max(1, -(-len(rows) // BANK))]
-        sets = [str(texts[row]).split(SEPARATOR) for row in rows]
+        sets = [labels_in(texts[row]) for row in rows]
         names = sorted({name for members in sets for name in members})
         if not names or len(names) > CLASSES:
             return None
@@ -201,7 +201,8 @@ class _LabelBank:
 
     def known(self, label: object) -> str | None:
         """Return a label, or several joined by ", ", if every one is known; else none."""
-        return label if isinstance(label, str) and all(name in self.places for name in label.split(SEPARATOR)) else None
+        names = labels_in(label) if isinstance(label, str) else []
+        return str(label) if names and all(name in self.places for name in names) else None
 
     def most_frequent(self, hits: Sequence[Hit]) -> str | None:
         """Return the known label that most hits have, the nearest of several; none without one."""
@@ -211,7 +212,7 @@ class _LabelBank:
     def labels_of(self, label: str) -> Tensor:
         """Return known labels as (1, C)."""
         labels = torch.zeros(1, len(self.places), device=self.bank.labels.device)
-        labels[0, [self.places[name] for name in label.split(SEPARATOR)]] = 1
+        labels[0, [self.places[name] for name in labels_in(label)]] = 1
         return labels
 
 

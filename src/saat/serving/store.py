@@ -19,6 +19,7 @@ from saat.data.collection import Content
 from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index.content import IndexContent
+from saat.index.files import sync_folder
 from saat.index.lock import locked
 from saat.index.storage import State, read_index, read_manifest, update_index
 from saat.index.uploads import UPLOADS, sweep_uploads
@@ -82,6 +83,7 @@ class Store:
                 new = old.added(packed, pa.table(columns), model=self._engine.content.model)
                 with atomic_write(path) as file:  # here, where the index is sound and takes the item
                     file.write(content)
+                sync_folder(self._uploads)  # before the index names it
                 return new
 
             try:
