@@ -150,3 +150,8 @@ class TrainStep(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """Take back what `state_dict` gave."""
         ...
+
+
+def has_label(labels: Tensor) -> Tensor:
+    """Return which rows of `labels` (B, C) have a label at all, bool (B,)."""
+    return (labels > 0).any(dim=1)

@@ -12,7 +12,7 @@ import pytest
 
 from saat.errors import ArgumentError
 from saat.index.grammar import Comparison
-from saat.index.rows import comparable_kind, digest_of, rows_of, table_of, text_of
+from saat.index.rows import comparable_kind, item_digest, rows_of, table_of, text_of
 
 COLUMNS = {
     "text": pa.array(["é\n'\"\\", None, ""]),
@@ -65,8 +65,8 @@ def test_what_json_cannot_hold_is_named(column: pa.Array) -> None:
 def test_a_digest_tells_states_apart_and_not_nulls() -> None:
     code, row = b"\x01\x02", {"label": "cat"}
     with_null = rows_of(pa.table({"label": ["cat"], "price": pa.array([None], pa.int64())}))[0]
-    assert digest_of(code, row) == digest_of(code, with_null)
-    assert len({digest_of(code, row), digest_of(b"\x01\x03", row), digest_of(code, {"label": "dog"})}) == 3
+    assert item_digest(code, row) == item_digest(code, with_null)
+    assert len({item_digest(code, row), item_digest(b"\x01\x03", row), item_digest(code, {"label": "dog"})}) == 3
 
 
 def test_a_server_compares_columns_with_their_own_kind_alone() -> None:

@@ -13,10 +13,10 @@ from saat.attacks.base import Attack, Probe, check_images
 from saat.attacks.generator_networks import Discriminator, Generator
 from saat.attacks.goals import clean_logits_of
 from saat.attacks.threat import Threat, ThreatModel
-from saat.codes.semantic import has_label
 from saat.errors import ArgumentError, SaatError, check_at_least
 from saat.hamming import check_codes, relaxed_codes
 from saat.runtime import autocast, derive_seed, device_of, frozen, make_generator, pixels_of, progress
+from saat.types import has_label
 
 # Weights of the released code, for images in [-1, 1], and how rarely its discriminator learns.
 HAMMING_WEIGHT, RECONSTRUCTION_WEIGHT, ADVERSARIAL_WEIGHT = 5.0, 50.0, 1.0

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from saat.attacks.goals import objective_toward
 from saat.attacks.objectives import MakeObjective, flips_objective
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.errors import ArgumentError, check_at_least
 from saat.hamming import relaxed_codes, sign_codes
 from saat.runtime import derive_seed, device_of, make_generator, progress
-from saat.types import CodeObjective
+from saat.types import CodeObjective, has_label
 
 QUANTIZATION_WEIGHT = 1e-4
 

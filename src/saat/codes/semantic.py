@@ -11,6 +11,7 @@ from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.hamming import sign_codes
 from saat.runtime import make_generator
+from saat.types import has_label
 
 SemanticCodes = Callable[[CodeBank, Tensor], Tensor]
 """(bank, labels (B, C)) -> codes (B, K) in {-1, +1}, such as `mainstay_codes`."""
@@ -147,8 +148,3 @@ def _discriminative(bank: CodeBank, similarity: Tensor) -> Tensor:
     irrelevant_weight = irrelevant / (irrelevant @ bank.set_counts).clamp(min=1.0)[:, None]
     scores = (relevant_weight - irrelevant_weight) @ bank.set_sums
     return torch.where(scores > -TIE, 1, -1).to(torch.int8)
-
-
-def has_label(labels: Tensor) -> Tensor:
-    """Return which rows of `labels` (B, C) have a label at all, bool (B,)."""
-    return (labels > 0).any(dim=1)

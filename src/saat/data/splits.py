@@ -14,6 +14,7 @@ from torch import Tensor
 from saat.data.collection import Collection
 from saat.data.decoding import Decoded, allocate
 from saat.errors import ArgumentError
+from saat.types import has_label
 
 NAMED = 5  # damaged images and empty classes that a warning names
 ANY_RANKING = 0.95  # chance MAP above which no model can be told from another
@@ -76,7 +77,7 @@ class Splits:
         The MAP of a random ranking, but for what chance adds to a short one: see `RetrievalMetrics.chance_map`. Counted
         over distinct label sets, of which there are few: 10,000 queries by 45,000 items would fill the memory.
         """
-        labeled = self.query.labels[(self.query.labels > 0).any(1)]
+        labeled = self.query.labels[has_label(self.query.labels)]
         queries, query_counts = torch.unique(labeled, dim=0, return_counts=True)
         items, item_counts = torch.unique(self.database.labels, dim=0, return_counts=True)
         relevant = queries.float() @ items.float().T > 0

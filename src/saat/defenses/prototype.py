@@ -12,12 +12,11 @@ from saat.attacks.goals import CodesGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.attacks.prototype import PrototypeNet, prototype_loss
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes, sign_codes
 from saat.losses.pairwise import dph_loss, pairwise_similarity
 from saat.runtime import make_generator
-from saat.types import Batch, StepOutput
+from saat.types import Batch, StepOutput, has_label
 
 PROTOTYPE_RATE = 1e-4  # of Adam, as released
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label, mainstay_codes
+from saat.codes.semantic import mainstay_codes
 from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes
-from saat.types import Batch, StepOutput
+from saat.types import Batch, StepOutput, has_label
 
 
 def query_side_losses(logits: Tensor, labels: Tensor, mainstay: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

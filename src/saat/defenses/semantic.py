@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import MakeObjective, agreement_objective
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import SemanticCodes, has_label, mainstay_codes
+from saat.codes.semantic import SemanticCodes, mainstay_codes
 from saat.defenses.inner import InnerAttack, train_logits
 from saat.hamming import relaxed_codes, sign_codes
-from saat.types import Batch, StepOutput
+from saat.types import Batch, StepOutput, has_label
 
 
 def alignment_loss(relaxed: Tensor, semantic: Tensor) -> Tensor:

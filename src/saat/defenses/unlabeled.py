@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label, mainstay_codes
+from saat.codes.semantic import mainstay_codes
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError
+from saat.types import has_label
 
 
 def pseudo_labels(bank: CodeBank, logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.evaluation.deployment import BLOCK_FLOATS, Deployment, soft_average_precision
 from saat.hamming import logit_scale, sign_codes
-from saat.types import CodeObjective
+from saat.types import CodeObjective, has_label
 
 LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
 
@@ -39,7 +39,7 @@ def cheapest_clusters(bank: CodeBank, deployment: Deployment, logits: Tensor, la
         int8 (B, count, K), the best bargain first. A query for which no code is wrong gets negated codes.
     """
     costs, own = flip_costs(logits), sign_codes(logits)
-    sets = bank.set_labels[bank.set_labels.sum(1) > 0]
+    sets = bank.set_labels[has_label(bank.set_labels)]
     codes, code_of = torch.unique(mainstay_codes(bank, sets), dim=0, return_inverse=True)
     shares = (labels > 0).float().to(sets.device) @ sets.float().T > 0
     right = costs.new_zeros(len(labels), len(codes)).index_add_(1, code_of, shares.float()) > 0

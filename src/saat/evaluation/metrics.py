@@ -16,6 +16,7 @@ from saat.evaluation.pairs import check_pairs
 from saat.evaluation.ranking import RankingCounts
 from saat.evaluation.top_metrics import TopMetrics, top_values
 from saat.hamming import check_codes
+from saat.types import has_label
 
 RECALL_GRID = tuple(step / 50 for step in range(1, 51))
 Interval = tuple[float, float]
@@ -145,7 +146,7 @@ def evaluate_retrieval(
     (1.0, 0.75, 2)
     """
     check_pairs(query_codes, query_labels, database_codes, database_labels)
-    labeled = (query_labels > 0).any(dim=1)
+    labeled = has_label(query_labels)
     query_codes, query_labels = query_codes[labeled], query_labels[labeled]
     if not len(query_codes) or not len(database_codes):
         raise ArgumentError(

@@ -87,7 +87,7 @@ def text_of(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def digest_of(code: bytes, row: Row) -> str:
+def item_digest(code: bytes, row: Row) -> str:
     """Return what tells an item from another state of itself."""
     return hashlib.sha256(code + text_of(row).encode()).hexdigest()[:32]
 

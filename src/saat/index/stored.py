@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from saat.errors import DataError
 from saat.index.address import Address
 from saat.index.content import IndexContent, ModelKey
-from saat.index.rows import Row, digest_of
+from saat.index.rows import Row, item_digest
 
 FORMAT = 1
 Nearest = tuple[NDArray[np.int32], NDArray[np.int64]]  # distances and ids
@@ -80,7 +80,7 @@ class Stored:
     @cached_property
     def digest(self) -> str:
         """What tells it from another state of itself."""
-        return digest_of(self.code, self.row)
+        return item_digest(self.code, self.row)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from saat.errors import ArgumentError
 from saat.hamming import hamming_distances, relaxed_codes
 from saat.runtime import make_generator
+from saat.types import has_label
 
 CANDIDATES = 64  # draws a center; more hardly widen the smallest distance
 
@@ -123,7 +124,7 @@ class CSQLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002
         """Return the scalar loss of logits (B, K), labels (B, C); indices take no part."""
-        labeled = labels.sum(1) > 0
+        labeled = has_label(labels)
         if not bool(labeled.any()):
             return logits.sum() * 0.0
         target = center_of_labels(self.centers, labels[labeled], self.tie_break)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saat.hamming import relaxed_codes
+from saat.types import has_label
 
 
 def pairwise_similarity(labels: Tensor, others: Tensor) -> Tensor:
@@ -50,14 +51,14 @@ class DPHLoss(nn.Module):
     def __init__(self, *, labels: Tensor, code_length: int) -> None:
         super().__init__()
         self.register_buffer("memory", torch.zeros(len(labels), code_length))
-        self.register_buffer("labeled", torch.nonzero(labels.sum(1) > 0).flatten(), persistent=False)
+        self.register_buffer("labeled", torch.nonzero(has_label(labels)).flatten(), persistent=False)
         self.register_buffer("labels", labels[self.labeled].float(), persistent=False)  # of these items
 
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, K), labels (B, C), rows of the train split (B,)."""
         relaxed = relaxed_codes(logits.float())
         self.memory = self.memory.index_copy(0, indices, relaxed.detach())
-        labeled = labels.sum(1) > 0
+        labeled = has_label(labels)
         if not bool(labeled.any()):
             return logits.sum() * 0.0
         similarity = pairwise_similarity(labels[labeled], self.labels)

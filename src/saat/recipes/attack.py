@@ -18,7 +18,6 @@ from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
 from saat.attacks.transfer import joined_name
 from saat.attacks.views import restart_draws
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
@@ -35,6 +34,7 @@ from saat.recipes.outside import ServiceSearch, check_service, running_service
 from saat.recipes.subject import Subject, check_train_labels, load_subject, name_of, purified
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
+from saat.types import has_label
 
 FIRST = 100  # queries whose gradients are looked at before the search
 

@@ -18,12 +18,10 @@ from saat.attacks.prototype import PrototypeGoal, prototype_codes
 from saat.attacks.threat import ThreatModel
 from saat.attacks.universal import fit_universal
 from saat.attacks.views import EnsembleView, SearchView, nearest_ids, split_objective
-from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_surrogates
 from saat.runtime import make_generator
-from saat.types import CodeObjective, Goal
+from saat.types import CodeObjective, Goal, has_label
 
 if TYPE_CHECKING:
     from saat.recipes.attack import AttackConfig
@@ -132,7 +130,7 @@ def draw_targets(labels: Tensor, database_labels: Tensor, *, seed: int) -> Tenso
 
 def make_goal(config: AttackConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> Goal:
     """Return the goal of `config` under one model."""
-    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    bank = codes.bank(subject, device)
     objective = OBJECTIVES[config.objective]
     return GOALS[config.goal].make(GoalOptions(bank, objective, config.targeted, seed=config.seed, quiet=config.quiet))
 

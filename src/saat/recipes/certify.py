@@ -20,7 +20,6 @@ from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.attacks.views import EotView
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.certificates import certified_radii, largest_radius
@@ -37,6 +36,7 @@ from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
 from saat.runtime import RunOptions, derive_seed, make_folder, make_generator, progress, write_text
+from saat.types import has_label
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
 ATTACK_STEPS = 20
@@ -158,7 +158,7 @@ def collect_votes(
     config: CertifyConfig, subject: Subject, codes: SubjectCodes, rows: Tensor, device: torch.device
 ) -> dict[str, Tensor]:
     """Return what `vote_on` gives for all queries, batch by batch, each from its file if it has run before."""
-    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    bank = codes.bank(subject, device)
     found = []
     batches = torch.split(rows, config.batch_size)
     for number, part in enumerate(progress(batches, "certify", unit="batch", quiet=config.quiet)):

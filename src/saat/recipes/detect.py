@@ -20,7 +20,6 @@ from saat.attacks.goals import SemanticGoal, clean_logits_of
 from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.data.splits import Splits
 from saat.defenses.detection import NEAREST, Detector, fit_detector
@@ -45,6 +44,7 @@ from saat.runtime import (
     progress,
     write_text,
 )
+from saat.types import has_label
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +191,7 @@ def attack_knowing(
         weight: of the detector in the objective; at 0 the attacker does not know it.
     """
     query, device = subject.splits.query, device_of(subject.model)
-    goal = SemanticGoal(
-        CodeBank(codes.train.to(device), subject.splits.train.labels.to(device)), make_objective=flips_objective
-    )
+    goal = SemanticGoal(codes.bank(subject, device), make_objective=flips_objective)
     attack = APGD(config.threat(), steps=config.steps, precision=config.precision)
     view: nn.Module = detector.attack_view() if weight else subject.model
     found = []

@@ -14,7 +14,6 @@ from saat.attacks.gradient import PGD
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, UNREAD, DefenseOptions
@@ -38,6 +37,7 @@ from saat.recipes.tables import print_metrics
 from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
 from saat.runtime import RunOptions, device_of, make_folder
 from saat.training import FitOptions, cost_of, fit
+from saat.types import has_label
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from saat import __version__
+from saat.codes.bank import CodeBank
 from saat.data.catalog import DataOptions
 from saat.evaluation.code_statistics import chance_bit_flip_rate
 from saat.evaluation.examples import choose_queries, write_examples
@@ -41,6 +43,10 @@ class SubjectCodes:
     query_logits: Tensor
     train: Tensor
     database: Tensor
+
+    def bank(self, subject: Subject, device: torch.device) -> CodeBank:
+        """Return what an attacker knows: codes and labels of the train split."""
+        return CodeBank(self.train.to(device), subject.splits.train.labels.to(device))
 
 
 def encode_subject(subject: Subject, *, quiet: bool) -> SubjectCodes:

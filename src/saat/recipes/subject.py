@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions, decode_splits, load_splits, read_collection
 from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
@@ -20,6 +19,7 @@ from saat.models.checkpoint import Card, load_checkpoint, load_database_model
 from saat.models.folding import folded
 from saat.models.hash_model import HashModel, check_image_size, import_model
 from saat.runtime import device_of
+from saat.types import has_label
 
 
 def name_of(name: str, checkpoint: Path | None) -> str:

@@ -19,7 +19,6 @@ from saat.attacks.threat import ThreatModel
 from saat.attacks.universal import fit_universal
 from saat.attacks.views import restart_draws
 from saat.codes.bank import CodeBank
-from saat.codes.semantic import has_label
 from saat.errors import SaatError
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
@@ -34,6 +33,7 @@ from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
 from saat.runtime import derive_seed, progress
+from saat.types import has_label
 
 TRIAL_QUERIES = 100
 FIRST_STATE = "suite.json"
@@ -165,7 +165,7 @@ def make_batches(
 ) -> Callable[[Tensor, Tensor], SuiteBatch]:
     """Return how to make a batch from rows of the queries and the worst images so far, uint8 (Q, 3, S, S)."""
     query = subject.splits.query
-    bank = CodeBank(codes.train.to(device), subject.splits.train.labels.to(device))
+    bank = codes.bank(subject, device)
     deployment = Deployment(CodeBank(codes.database.to(device), subject.splits.database.labels.to(device)))
     surrogates = [(other.model, _train_bank(other, device, quiet=options.quiet)) for other in options.surrogates]
 

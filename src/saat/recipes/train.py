@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from saat import __version__
-from saat.codes.semantic import has_label
 from saat.data.catalog import DataOptions, decode_splits, read_collection
 from saat.data.splits import Splits
 from saat.errors import ArgumentError, check_choice, check_code_length
@@ -26,6 +25,7 @@ from saat.models.hash_model import HashModel, build_model, check_image_size, enc
 from saat.recipes.tables import print_metrics
 from saat.runtime import RunOptions, make_folder, write_text
 from saat.training import FitOptions, HashingStep, cost_of, fit
+from saat.types import has_label
 
 CODE_LENGTH = 32  # bits, if none are asked for
 
