@@ -68,6 +68,9 @@ without hardly.
 In `saat, as released`, `saat, no momentum` and those of an empty memory the column `evaluations` has one pass an image
 and epoch more than is needed today: 400 where it would be 360.
 
+`saat, targeted` among [all attacks](#every-attack-at-equal-evaluations) took the objective of the untargeted attack,
+mirrored; the preset now has the published one.
+
 `query-side` with seeds 1 and 2, `query-side, unlabeled` and `constant` were judged before two changes that make the
 suite take more: wrong clusters were those nearest to a query, not those that take most for their price, and
 soft-ranking searched by APGD, not by annealed PGD. On {count} models that both judged, plain ones and SAAT's, that took
