@@ -120,7 +120,7 @@ def test_every_code_for_every_query_is_each_code_for_each_query(floats, monkeypa
     monkeypatch.setattr("saat.evaluation.deployment.BLOCK_FLOATS", floats)
     case = random_case(5, 40, 3, seed=1)
     deployment = Deployment(CodeBank(case[2], case[3]))
-    every = deployment.average_precisions(case[0], case[1])
+    every = deployment.average_precision_table(case[0], case[1])
     for number, code in enumerate(case[0]):
         codes = code.expand(len(case[1]), -1)
         assert torch.allclose(every[:, number], deployment.average_precision(codes, case[1]), rtol=0, atol=1e-9)

@@ -81,7 +81,7 @@ class Deployment:
         ]
         return torch.cat(parts)
 
-    def average_precisions(self, codes: Tensor, labels: Tensor) -> Tensor:
+    def average_precision_table(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Return the tie-aware average precision that each of M codes would have for each query, float64 (B, M).
 
         Args:

@@ -46,9 +46,9 @@ def cheapest_clusters(bank: CodeBank, deployment: Deployment, logits: Tensor, la
     nothing_wrong = right.all(1, keepdim=True)
     agreement = (costs * own) @ codes.float().T
     cost = (costs.sum(1, keepdim=True) - torch.where(nothing_wrong, -agreement, agreement)) / 2
-    there = deployment.average_precisions(codes, labels)
+    there = deployment.average_precision_table(codes, labels)
     if bool(nothing_wrong.any()):
-        there = torch.where(nothing_wrong, deployment.average_precisions(-codes, labels), there)
+        there = torch.where(nothing_wrong, deployment.average_precision_table(-codes, labels), there)
     gain = (deployment.average_precision(own, labels)[:, None] - there).clamp(min=LEAST_GAIN)
     possible = ~right | nothing_wrong
     ranked = (cost.clamp(min=1e-3) / gain).masked_fill(~possible, torch.inf).argsort(1)
