@@ -37,7 +37,7 @@ def rows(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
 
 
-PASSES = {"trades": 3, "distill": 1, "query-side": 1}
+PASSES = {"trades": 3, "query-side": 1}
 """Of each image beside the steps of its attack, if not 2: attacked in train mode; clean, before the attack or after."""
 
 
