@@ -140,7 +140,8 @@ def threat_tables(runs: Sequence[dict[str, Any]]) -> list[str]:
     parts = []
     for dataset in sorted({run["row"]["dataset"] for run in runs}):
         rows = [run["row"] for run in runs if run["row"]["dataset"] == dataset]
-        models = list(dict.fromkeys(NAMES.get(row["model"], row["model"]) for row in rows))
+        found = {NAMES.get(row["model"], row["model"]) for row in rows}
+        models = sorted(found, key=lambda name: DEFENSES.index(name) if name in DEFENSES else -1)  # the plain one first
         of = {model: [row for row in rows if NAMES.get(row["model"], row["model"]) == model] for model in models}
         table = [["none", *(spread([row["clean_map"] for row in of[model]], 3) for model in models)]]
         table += [
