@@ -19,6 +19,7 @@ from typing import Any
 
 from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
 from bench_protocol import RESULTS, heading, paper_fit, reported, trained
+from folders import folder_of
 from ingredients import with_early_stopping, with_growing_radius, with_weight_perturbation
 
 from saat.defenses.papers import PRESETS
@@ -96,7 +97,7 @@ RUNS = (*TRAINED, *MADE)
 def run_folder(folder: Path, name: str) -> Path:
     """Return the checkpoint of a run; SAAT and query-side training are those of bench_defenses.py."""
     known = {"saat": folder / "hardened", "query-side": folder / "query-side"}
-    return known.get(name, folder / "ablation" / name.replace(", ", "-").replace(" ", "-"))
+    return known.get(name, folder / "ablation" / folder_of(name))
 
 
 def run(name: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib
 from bench_defenses import DEFENSES
 from bench_protocol import RESULTS, heading, reported, trained
+from folders import folder_of
 from matplotlib.figure import Figure
 
 from saat.recipes.evaluate import EvaluateConfig, evaluate
@@ -34,7 +35,7 @@ def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: 
     options = DEFENSES[defense]
     if quick:
         options = options | {"fit": replace(options["fit"], epochs=1)}
-    model = defense.replace(", ", "-").replace(" ", "-")
+    model = folder_of(defense)
     name = f"{model}-{robustness:g}{'-quick' if quick else ''}"
     out = folder / model if robustness == 1.0 and not quick else folder / "curve" / name
     config = HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, robustness=robustness, **options)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from bench_protocol import PRECISIONS, RESULTS, encoded_subject, heading, paper_fit, reported, trained
+from folders import folder_of
 
 from saat.attacks.papers import PRESETS as ATTACKS
 from saat.defenses.papers import PRESETS
@@ -63,7 +64,7 @@ NAMES = ("undefended", "constant", *DEFENSES, "saat, database of plain")
 def run_defense(dataset: str, defense: str, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
     """Run one defense with one seed; write its result file, and return its row."""
     folder = work / f"{dataset}-seed{seed}"
-    name = FOLDERS[dataset].get(defense, defense.replace(", ", "-").replace(" ", "-")) + ("-quick" if quick else "")
+    name = FOLDERS[dataset].get(defense, folder_of(defense)) + ("-quick" if quick else "")
     card = trained(folder / name, lambda: MAKERS.get(defense, hardened)(folder, folder / name, defense, seed, quick))
     steps = 5 if quick else 100
     encoded = cache(lambda: encoded_subject(folder / name))  # once for all attacks, if one is to run
