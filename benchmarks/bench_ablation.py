@@ -20,7 +20,7 @@ from typing import Any
 from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
 from bench_protocol import RESULTS, heading, paper_fit, reported, trained
 from folders import folder_of
-from ingredients import with_early_stopping, with_growing_radius, with_weight_perturbation
+from ingredients import with_early_stopping, with_weight_perturbation
 
 from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import DATABASE_FOLDER, Card, load_checkpoint, save_checkpoint
@@ -43,6 +43,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "saat, unlabeled": SAAT | {"unlabeled": True, "fit": replace(SAAT["fit"], epochs=2)},
     "distill": DEFENSES["distill"],
     "query-side": WHOLE,
+    "query-side, no warmup": WHOLE | {"epsilon_warmup": 0.0},
     "query-side, no augmentation": WHOLE | {"fit": replace(WHOLE_FIT, augment=False)},
     "query-side, no average": WHOLE | {"fit": replace(WHOLE_FIT, average=0.0)},
     "query-side, rate and batches of saat": WHOLE
@@ -53,7 +54,6 @@ TRAINED: dict[str, dict[str, Any]] = {
     "query-side, 7 steps": WHOLE | {"steps": 7, "step_size": 2.5 / 255, "fit": replace(WHOLE_FIT, epochs=10)},
     "query-side, weight perturbation": WHOLE | {"fit": replace(WHOLE_FIT, epochs=27)},
     "query-side, carried": WHOLE | {"carry": True},
-    "query-side, growing radius": WHOLE,
     "query-side, early stopping": WHOLE,
 }
 """How each is trained; those below take a trained model and change how it is used."""
@@ -87,7 +87,6 @@ MADE: dict[str, Callable[[Path, Path], Card]] = {
 }
 TRIED: dict[str, Callable[[HardenConfig], Card]] = {
     "query-side, weight perturbation": with_weight_perturbation,
-    "query-side, growing radius": with_growing_radius,
     "query-side, early stopping": with_early_stopping,
 }
 """Of the trained ones, those with something that query-side training does not have."""

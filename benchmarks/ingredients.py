@@ -95,21 +95,6 @@ def _moved(weights: list[nn.Parameter], moves: list[Tensor]) -> Iterator[None]:
             weight.copy_(value)
 
 
-class GrowingRadius(InnerAttack):
-    """An inner attack whose radius and step grow in a line from nothing, over the first calls."""
-
-    def __init__(self, inner: InnerAttack, calls_to_grow: int) -> None:
-        super().__init__(inner.attack, mode=inner.mode, seed=inner.seed)
-        attack = cast(PGD, inner.attack)
-        self.epsilon, self.step_size, self.calls_to_grow = attack.threat.epsilon, attack.step_size, calls_to_grow  # type: ignore[union-attr]
-
-    def forward(self, model: nn.Module, batch: Batch, objective: CodeObjective) -> Tensor:
-        share = min(1.0, (int(self.calls) + 1) / self.calls_to_grow)
-        attack = cast(PGD, self.attack)
-        attack.threat, attack.step_size = ThreatModel("linf", share * self.epsilon), share * self.step_size
-        return super().forward(model, batch, objective)
-
-
 class EarlyStopping(nn.Module):
     """Train without a part of the train split, and keep the averaged weights that do best on it under attack.
 
@@ -179,18 +164,6 @@ def _registered(wrap: WrapStep) -> Iterator[None]:
 def with_weight_perturbation(config: HardenConfig) -> Card:
     """Harden with adversarial weight perturbation."""
     with _registered(lambda step, _: WeightPerturbation(step, AWP_SIZE)):
-        return harden(config)
-
-
-def with_growing_radius(config: HardenConfig) -> Card:
-    """Harden with a radius that grows over the first half of the training."""
-
-    def wrap(step: nn.Module, options: DefenseOptions) -> nn.Module:
-        calls = config.fit.epochs * count_batches(len(options.bank), config.fit.batch_size)
-        step.inner = GrowingRadius(cast(InnerAttack, step.inner), calls // 2)
-        return step
-
-    with _registered(wrap):
         return harden(config)
 
 

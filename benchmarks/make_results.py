@@ -71,6 +71,9 @@ and epoch more than is needed today: 400 where it would be 360.
 `saat, targeted` among [all attacks](#every-attack-at-equal-evaluations) took the objective of the untargeted attack,
 mirrored; the preset now has the published one.
 
+`query-side` on Corel5k, in the defenses' tables, under other threats and on the curve, and `no warmup` in the ablation,
+were trained within the whole radius from the start, as if with `--epsilon_warmup 0`.
+
 `query-side` with seeds 1 and 2, `query-side, unlabeled` and `constant` were judged before two changes that make the
 suite take more: wrong clusters were those nearest to a query, not those that take most for their price, and
 soft-ranking searched by APGD, not by annealed PGD. On {count} models that both judged, plain ones and SAAT's, that took

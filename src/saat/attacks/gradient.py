@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from saat.attacks.base import Attack, Probe, slopes_by_step, warm_start
-from saat.attacks.threat import Threat
+from saat.attacks.threat import Threat, ThreatModel
 from saat.errors import ArgumentError, check_at_least
 
 # The SAAT paper's slope of tanh, by tenths of the steps: soft at first, where tanh would otherwise be flat.
@@ -57,6 +60,19 @@ class PGD(Attack):
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
         self.random_start, self.start = random_start, start
         self.slopes = slopes_by_step(sharpness, steps)
+
+    def scaled(self, share: float) -> Self:
+        """Return this search with `share` of its radius and of its step; its cost counts on, here too.
+
+        Raises:
+            ArgumentError: the threat has no radius, or that becomes more than a threat model allows.
+        """
+        if not isinstance(self.threat, ThreatModel):
+            raise ArgumentError(f"`scaled` is of threats with a radius; got {self.threat}")
+        other = copy(self)
+        other.threat = replace(self.threat, epsilon=share * self.threat.epsilon)
+        other.step_size = share * self.step_size
+        return other
 
     def perturb(self, probe: Probe, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Run every restart; return the last iterate of the last one."""

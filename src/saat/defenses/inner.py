@@ -7,7 +7,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from saat.attacks.base import Attack
 from saat.attacks.gradient import PGD
 from saat.models.smoothing import add_noise
 from saat.runtime import autocast, derive_seed, make_generator
@@ -65,20 +64,25 @@ class InnerAttack(nn.Module):
         attack: how to search, or noise.
         mode: `eval`, which leaves the model's batch statistics as they are, or `train`: see `ModelInTraining`.
         seed: of all random starts.
+        warmup: calls in which radius and step of the search grow in a line, up to those of `attack`. Pang, Yang, Dong,
+            Su, Zhu, *Bag of Tricks for Adversarial Training*, ICLR 2021.
     """
 
     calls: Tensor
 
-    def __init__(self, attack: Attack | GaussianNoise, *, mode: str = "eval", seed: int = 0) -> None:
+    def __init__(self, attack: PGD | GaussianNoise, *, mode: str = "eval", seed: int = 0, warmup: int = 0) -> None:
         super().__init__()
-        self.attack, self.mode, self.seed = attack, mode, seed
+        self.attack, self.mode, self.seed, self.warmup = attack, mode, seed, warmup
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, model: nn.Module, batch: Batch, objective: CodeObjective) -> Tensor:
         """Return adversarial images (B, 3, H, W) of the images of `batch`."""
         self.calls += 1
         attacked = ModelInTraining(model) if self.mode == "train" else model
-        return self.attack(attacked, batch.images, objective, seed=derive_seed(self.seed, "inner", int(self.calls)))
+        attack = self.attack
+        if isinstance(attack, PGD) and int(self.calls) < self.warmup:
+            attack = attack.scaled(int(self.calls) / self.warmup)
+        return attack(attacked, batch.images, objective, seed=derive_seed(self.seed, "inner", int(self.calls)))
 
 
 class CarriedInnerAttack(InnerAttack):
@@ -103,14 +107,17 @@ class CarriedInnerAttack(InnerAttack):
         image_size: S, their side in pixels.
         mode: see `InnerAttack`.
         seed: of the random starts.
+        warmup: see `InnerAttack`.
     """
 
     attack: PGD
     perturbations: Tensor
     visited: Tensor
 
-    def __init__(self, attack: PGD, *, items: int, image_size: int, mode: str = "eval", seed: int = 0) -> None:
-        super().__init__(attack, mode=mode, seed=seed)
+    def __init__(
+        self, attack: PGD, *, items: int, image_size: int, mode: str = "eval", seed: int = 0, warmup: int = 0
+    ) -> None:
+        super().__init__(attack, mode=mode, seed=seed, warmup=warmup)
         shape = (items, 3, image_size, image_size)
         self.register_buffer("perturbations", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("visited", torch.zeros(items, dtype=torch.bool))

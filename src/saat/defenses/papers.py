@@ -50,6 +50,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
         "epsilon": 10 / 255,
         "steps": 1,
         "step_size": 10 / 255,
+        "epsilon_warmup": 0.5,
         "mirror": True,
         "fit": QUERY_SIDE_FIT,
     },

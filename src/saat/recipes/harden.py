@@ -6,6 +6,7 @@ import logging
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.catalog import DataOptions
+from saat.data.loading import count_batches
 from saat.data.splits import ImageSplit, Splits
 from saat.defenses.catalog import DEFENSES, LABEL_FREE, QUERY_SIDE, UNREAD, DefenseOptions
 from saat.defenses.inner import ATTACK_MODES, CarriedInnerAttack, GaussianNoise, InnerAttack
@@ -41,7 +43,7 @@ from saat.types import has_label
 
 log = logging.getLogger(__name__)
 
-OF_THE_INNER_ATTACK = ("epsilon", "steps", "step_size", "attack_mode", "carry", "objective")
+OF_THE_INNER_ATTACK = ("epsilon", "steps", "step_size", "epsilon_warmup", "attack_mode", "carry", "objective")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class HardenConfig(RunOptions):
         epsilon: linf radius of the inner attack, as a fraction of the pixel range, such as 8/255.
         steps: gradient steps of the inner attack.
         step_size: of the inner attack, as a fraction of the pixel range.
+        epsilon_warmup: share of the training in which epsilon and step_size grow in a line from nothing; 0 has them
+            whole from the start.
         attack_mode: of the model in the inner attack: eval, or train as in the papers' codes, where batch statistics
             and dropout take part and the running statistics move along.
         noise: in the place of the inner attack, gaussian noise of this standard deviation, in units of the pixel
@@ -82,6 +86,7 @@ class HardenConfig(RunOptions):
     epsilon: float = 8 / 255
     steps: int = 7
     step_size: float = 2 / 255
+    epsilon_warmup: float = 0.0
     attack_mode: str = "eval"
     noise: float = 0.0
     carry: bool = False
@@ -98,6 +103,9 @@ class HardenConfig(RunOptions):
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("attack_mode", self.attack_mode, ATTACK_MODES)
         check_at_least("steps", self.steps, 1)
+        if not 0.0 <= self.epsilon_warmup <= 1.0:
+            rule = "a share of the training, from 0 to 1"
+            raise ArgumentError(f"`epsilon_warmup` is {rule}; got {self.epsilon_warmup:g}")
         check_at_least("robustness", self.robustness, 0.0)
         moved = "noise" if self.noise else "epsilon"
         if getattr(self, moved) * self.robustness > 1.0:
@@ -237,11 +245,15 @@ def make_step(config: HardenConfig, model: HashModel, parent: Card, bank: CodeBa
         keep_best=False,
     )
     noise = GaussianNoise(config.noise * config.robustness) if config.noise else None
-    inner = InnerAttack(noise or attack, mode=config.attack_mode, seed=config.seed)
+    batches = config.fit.epochs * count_batches(len(bank), config.fit.batch_size)
+    settings: dict[str, Any] = {
+        "mode": config.attack_mode,
+        "seed": config.seed,
+        "warmup": round(config.epsilon_warmup * batches),
+    }
+    inner = InnerAttack(noise or attack, **settings)
     if config.carry:
-        inner = CarriedInnerAttack(
-            attack, items=len(bank), image_size=parent.image_size, mode=config.attack_mode, seed=config.seed
-        )
+        inner = CarriedInnerAttack(attack, items=len(bank), image_size=parent.image_size, **settings)
     options = DefenseOptions(
         model=model,
         loss=build_loss(
