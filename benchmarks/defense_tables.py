@@ -62,7 +62,8 @@ of the suite `fast`. `models` counts the plain models that a training began from
 what it has over the training named before its last comma from the same ones; where there is none, it is blank: plain
 models of one seed differ from machine to machine, and what comes of them does. `empty memory`: the hashing loss began
 with zeros, as in all our hardening up to then, not with the train codes, as SAAT was released, and as `saat` itself
-has it here. `no warmup`: within the whole radius from the start, as query-side training was before. What is not in the table is not measured: `bench_ablation.py --help` has all runs."""
+has it here. `no warmup`: within the whole radius from the start, as query-side training was before. What is not in
+the table is not measured: `bench_ablation.py --help` has all runs."""
 CURVE_NOTE = """\
 `--robustness` multiplies the radius that is trained against. The worst case is that of the suite `fast`; one seed.
 
