@@ -227,14 +227,18 @@ def test_a_folder_of_the_same_second_and_model_is_another_index(
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("kind", ["duration[s]", "string"])
 def test_a_first_push_that_a_column_ends_leaves_the_address_free(
-    address: Addresses, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, address: Addresses, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Also where the last item of the last block is the first that a server does not take."""
     place, content = address("postgresql"), read_index(folder)
-    spans = pa.array([1] * len(content), pa.duration("s"))
-    create_index(tmp_path / "odd", replace(content, metadata=content.metadata.append_column("span", spans)))
-    assert main(["index", "push", str(tmp_path / "odd"), f"--to={place}"]) == 2
-    assert "values that JSON can hold, and texts without NUL; 'span' is duration[s]" in capsys.readouterr().err
+    column = pa.array([1] * len(content), pa.duration("s"))
+    if kind == "string":
+        column = pa.array([*["text"] * (len(content) - 1), "a\0b"])
+    create_index(tmp_path / "odd", replace(content, metadata=content.metadata.append_column("odd", column)))
+    assert main(["index", "push", str(tmp_path / "odd"), f"--to={place}", "--batch_size=16"]) == 2
+    assert f"values that JSON can hold, and texts without NUL; 'odd' is {kind}" in capsys.readouterr().err
     assert main(["index", "push", str(folder), f"--to={place}", "--quiet=true"]) == 0
     assert main(["index", "info", f"--index={place}"]) == 0
     assert f"{len(content):,}" in capsys.readouterr().out

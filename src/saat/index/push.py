@@ -69,7 +69,8 @@ def push(content: Blocks, remote: RemoteIndex[Any], *, identity: str, created: s
         DataError: the server does not answer.
     """
     manifest = RemoteManifest(content.model, identity, created, content.next_id, content.schema, complete=True)
-    for block in islice(content.blocks(batch_size), 1):  # a column that no server takes is told before the place is
+    # what no server takes is told before a place is taken; one that is there has rows of these columns already
+    for block in islice(content.blocks(batch_size), 1 if remote.exists else None):
         rows_of(block.metadata)
     if remote.exists:
         remote.manifest.model.check(content.model)
