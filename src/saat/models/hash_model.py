@@ -160,6 +160,9 @@ def encode_logits(
 ) -> Tensor:
     """Return the logits of many images, in eval mode, batch by batch on the model's device.
 
+    Commands switch TF32 off, so that codes hardly depend on the device. From Python on CUDA, do the same:
+    `torch.backends.cudnn.allow_tf32 = False`.
+
     Args:
         model: images in [0, 1] -> logits (B, K).
         images: (N, 3, H, W), uint8 in 0..255, or float in [0, 1].
