@@ -1,6 +1,6 @@
-"""The curve from clean to robust: SAAT without momentum and query-side training, at several values of `--robustness`.
+"""The curve from clean to robust: query-side training and SAAT, at several values of `--robustness`.
 
-python benchmarks/bench_curve.py [--robustness 0.5 1.0 1.5] [--seed 0] [--quick]
+python benchmarks/bench_curve.py [--defenses query-side saat] [--robustness 0.5 1.0 1.5] [--seed 0] [--quick]
 
 Starts from the plain model that bench_cifar10.py trained; the models at 1 are those of bench_defenses.py. One result
 file a point, results/curve/, so that a run that was stopped goes on; docs/clean-robust.svg is drawn anew after each.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from bench_defenses import DEFENSES
+from bench_defenses import DEFENSES, FOLDERS
 from bench_protocol import RESULTS, heading, reported, trained
 from folders import folder_of
 from matplotlib.figure import Figure
@@ -26,7 +26,8 @@ from saat.recipes.harden import HardenConfig, harden
 from saat.runtime import atomic_write, write_text
 
 PICTURE = Path(__file__).parents[1] / "docs" / "clean-robust.svg"
-CURVES = ("saat, no momentum", "query-side")
+CURVES = ("query-side", "saat")
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: bool) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def run_point(defense: str, robustness: float, *, seed: int, work: Path, quick: 
     options = DEFENSES[defense]
     if quick:
         options = options | {"fit": replace(options["fit"], epochs=1)}
-    model = folder_of(defense)
+    model = FOLDERS["cifar10"].get(defense, folder_of(defense))
     name = f"{model}-{robustness:g}{'-quick' if quick else ''}"
     out = folder / model if robustness == 1.0 and not quick else folder / "curve" / name
     config = HardenConfig(checkpoint=folder / "plain", out=out, seed=seed, robustness=robustness, **options)
@@ -75,7 +76,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "saat", "font.family": "sans-serif"}):
         figure = Figure(figsize=(6.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        for color, defense in zip(("#D55E00", "#0072B2"), CURVES, strict=True):
+        for color, defense in zip(COLORS, sorted({row["defense"] for row in rows}), strict=False):
             mine = sorted((row for row in rows if row["defense"] == defense), key=lambda row: row["robustness"])
             clean, worst = ([row[key] for row in mine] for key in ("clean_map", "worst_case_map"))
             axes.plot(clean, worst, "o-", color=color, label=defense)
@@ -92,6 +93,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Run from the command line; the last line printed is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--defenses", nargs="+", default=CURVES, choices=CURVES)
     parser.add_argument("--robustness", type=float, nargs="+", default=[0.5, 1.0, 1.5])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="checkpoints; resumes from there")
@@ -99,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for robustness in options.robustness:
-        for defense in reversed(CURVES):
+        for defense in options.defenses:
             rows.append(run_point(defense, robustness, seed=options.seed, work=options.work, quick=options.quick))
             if not options.quick:
                 draw(known_points(options.seed), PICTURE)
