@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -206,9 +206,7 @@ def test_a_service_adds_with_the_one_model_and_searches_with_the_other(
     (hits,) = service.engine.search([Query(service.engine.prepare(image.read_bytes()), 20)])
     assert [(hit.distance, hit.id) for hit in hits] == wanted
     assert service.lab is not None
-    report = service.lab.attack(
-        image.read_bytes(), None, epsilon=32 / 255, steps=3, k=20, deadline=time.monotonic() + 60
-    )
+    report = service.lab.attack(image.read_bytes(), None, epsilon=32 / 255, steps=3, k=20, ended=Event())
     (side,) = report.sides
     assert [(hit.distance, hit.id) for hit in side.before] == wanted
     assert weights_checksum(service.engine.model) == weights_checksum(load_checkpoint(hard)[0])

@@ -7,7 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from saat.recipes.search import filled, find
 from saat.serving import engine as engine_module
 from saat.serving.engine import KEPT, SearchEngine
 from saat.serving.hits import Answer, Risk
-from saat.serving.lab import Lab, LabTimeout, whole_change
+from saat.serving.lab import AttackEnded, Lab, whole_change
 from saat.serving.query import Query
 
 LABELS = ["even" if row % 2 == 0 else "odd" for row in range(COUNT)]
@@ -248,7 +248,7 @@ def test_the_lab_attacks_by_label_or_by_what_most_results_are(engine: SearchEngi
     lab = Lab({"plain": engine})
 
     def attack(label: str | None, **options: Any) -> Any:
-        settings: dict[str, Any] = {"epsilon": 16 / 255, "steps": 20, "k": 3, "deadline": float("inf")} | options
+        settings: dict[str, Any] = {"epsilon": 16 / 255, "steps": 20, "k": 3, "ended": Event()} | options
         return lab.attack(IMAGES[0], label, **settings).sides[0]
 
     assert [attack(label).label for label in ("even", "even, odd")] == ["even", "even, odd"]
@@ -261,10 +261,12 @@ def test_the_lab_attacks_by_label_or_by_what_most_results_are(engine: SearchEngi
     assert away.before[0].distance == 0
     assert (away.risk_before, away.risk_after) == (None, None)  # no detector
     assert attack(None, epsilon=0.0).moved == attack(None, epsilon=0.9 / 255).moved == 0  # less than a step of a file
-    with pytest.raises(LabTimeout):
-        attack(None, deadline=0.0)
+    ended = Event()
+    ended.set()
+    with pytest.raises(AttackEnded):
+        attack(None, ended=ended)
     bare = Lab({"plain": make_engine([None] * COUNT)}).attack(
-        IMAGES[0], "even", epsilon=0.0, steps=1, k=1, deadline=float("inf")
+        IMAGES[0], "even", epsilon=0.0, steps=1, k=1, ended=Event()
     )
     assert (bare.sides[0].goal, bare.sides[0].label) == ("own-code", None)
 

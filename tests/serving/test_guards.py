@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -162,6 +165,33 @@ def test_the_rate_of_a_client_is_limited(served: Any, serve: Start) -> None:
             assert refused[0].headers["retry-after"] in ("1", "2", "3")
             assert calm.get("/items/1").status_code == 200
             assert hasty.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [("/lab/attack", ["--lab=true"]), ("/search", ["--room=4"])],
+)
+def test_work_ends_when_its_client_goes(path: str, options: list[str], served: Any, serve: Start) -> None:
+    """Else those who come next are told that too much is underway, by the work of those who left."""
+    with serve(f"--index={served.index}", "--rate=0", "--threads=1", *options) as server:
+        fields: dict[str, Any] = {"data": {"item": "1", "steps": "100"}}
+        if path == "/search":
+            generator = np.random.default_rng(0)
+            large = Image.fromarray(generator.integers(0, 256, (1200, 1200, 3), dtype=np.uint8))
+            content = io.BytesIO()
+            large.save(content, "PNG")
+            fields = {"files": {"image": content.getvalue()}}
+        for _ in range(2 * LAB_ROOM):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(server.url + path, timeout=httpx.Timeout(60, read=0.01), **fields)
+        deadline = time.monotonic() + 20
+        while (answer := httpx.post(server.url + path, data={"item": "1", "steps": "1"}, timeout=60)).is_error:
+            assert answer.status_code == 503
+            assert time.monotonic() < deadline
+        counts = httpx.get(server.url + "/metrics").text
+        gone = re.search(rf'saat_requests_total{{method="POST",route="{path}",status="499"}} (\d+)', counts)
+        assert gone is not None
+        assert int(gone[1]) >= LAB_ROOM
 
 
 def test_sigterm_finishes_what_is_underway(served: Any, serve: Start) -> None:

@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from saat import __version__
 from saat.errors import SaatError, ServerError
 from saat.serving.batching import QueueFull
-from saat.serving.lab import LabTimeout
 from saat.serving.limits import Guard
 from saat.serving.page import page
 from saat.serving.routes import router
@@ -78,10 +77,6 @@ async def _on_server(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "the index does not answer; come again", {"Retry-After": "5"})
 
 
-async def _on_late(_: Request, error: Exception) -> JSONResponse:
-    return problem(503, str(error), {"Retry-After": "5"})
-
-
 async def _on_full(_: Request, __: Exception) -> JSONResponse:
     return problem(503, "too many requests are underway; come again", {"Retry-After": "1"})
 
@@ -91,6 +86,5 @@ HANDLERS: dict[type[Exception], Any] = {
     RequestValidationError: _on_invalid,
     SaatError: _on_saat,
     ServerError: _on_server,
-    LabTimeout: _on_late,
     QueueFull: _on_full,
 }

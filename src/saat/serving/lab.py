@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ VOTERS = 10  # results that say what a query without a label shows
 CLASSES = 1_000  # labels of an index up to which it has mainstay codes
 
 
-class LabTimeout(SaatError):
-    """The attack took longer than a request may."""
+class AttackEnded(SaatError):
+    """Nobody waits for the attack any more."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Lab:
         self._banks: dict[str, tuple[IndexContent, _LabelBank | None]] = {}
 
     def attack(
-        self, content: Content, label: str | None, *, epsilon: float, steps: int, k: int, deadline: float
+        self, content: Content, label: str | None, *, epsilon: float, steps: int, k: int, ended: Event
     ) -> LabReport:
         """Attack an image.
 
@@ -116,17 +117,17 @@ class Lab:
             epsilon: radius, as a fraction of the pixel range.
             steps: gradient steps.
             k: results before and after.
-            deadline: time of `time.monotonic` at which the attack is given up.
+            ended: set from another thread when the attack is to be given up.
 
         Raises:
             DataError: the content is damaged, too large, or no image.
-            LabTimeout: it took too long.
+            AttackEnded: it was given up.
         """
-        sides = [self._side(name, content, label, epsilon, steps, k, deadline) for name in self._engines]
+        sides = [self._side(name, content, label, epsilon, steps, k, ended) for name in self._engines]
         return LabReport(label, epsilon, steps, sides)
 
     def _side(
-        self, name: str, content: Content, label: str | None, epsilon: float, steps: int, k: int, deadline: float
+        self, name: str, content: Content, label: str | None, epsilon: float, steps: int, k: int, ended: Event
     ) -> Side:
         engine, began = self._engines[name], time.perf_counter()
         pixels = engine.prepare(content)
@@ -140,7 +141,7 @@ class Lab:
         else:
             goal, objective = "own-code", OwnCodeGoal()(engine.model, clean, torch.empty(0))
         attack = APGD(ThreatModel("linf", epsilon), steps=steps)
-        found = attack(engine.model, clean, _until(deadline, objective))
+        found = attack(engine.model, clean, _until(ended, objective))
         change = whole_change(found[0].cpu().numpy(), pixels, epsilon)
         seconds = time.perf_counter() - began
         attacked = (pixels + change).astype(np.uint8)
@@ -236,12 +237,12 @@ def whole_change(found: NDArray[np.float32], pixels: NDArray[np.uint8], epsilon:
     return (change + pixels).clip(0, 255).astype(np.int16) - pixels.astype(np.int16)
 
 
-def _until(deadline: float, objective: CodeObjective) -> CodeObjective:
-    """Return the objective, which ends the search when its time is over."""
+def _until(ended: Event, objective: CodeObjective) -> CodeObjective:
+    """Return the objective, which ends the search when nobody waits for it."""
 
-    def timed(logits: Tensor) -> Tensor:
-        if time.monotonic() > deadline:
-            raise LabTimeout("the attack takes longer than a request may: fewer steps, or a smaller model")
+    def watched(logits: Tensor) -> Tensor:
+        if ended.is_set():
+            raise AttackEnded("nobody waits for this attack any more")
         return objective(logits)
 
-    return timed
+    return watched

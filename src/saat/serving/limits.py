@@ -8,7 +8,8 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -20,6 +21,7 @@ OPEN = ("/health", "/ready", "/", "/app.js", "/service.js", "/style.css")  # no 
 CLIENTS = 10_000  # whose rate is remembered
 MOST_OPEN = 500  # requests in work at a time, uploads included
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+CLIENT_GONE = 499  # as other servers count it; nobody is there to see it
 LINGER = 2.0  # seconds for which the rest of a refused body is read, so that its sender gets to see the answer
 HEADERS = {
     "content-security-policy": (
@@ -148,10 +150,12 @@ class Guard:
             await exchange.refuse(*refusal)
             return
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(self._limits.seconds) as limit, exchange.watched(limit):
                 await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
-            slow = not exchange.received
+            if exchange.gone:
+                return
+            slow = not exchange.received.is_set()
             text = f"a request takes at most {self._limits.seconds:g} s"
             await exchange.refuse(408 if slow else 503, text, {} if slow else {"retry-after": "5"})
         except Exception:  # a defect: told to those who run the service, not to its clients
@@ -188,8 +192,11 @@ class _Exchange:
     def __init__(self, receive: Receive, send: Send, *, most: int, sends_body: bool) -> None:
         self._receive, self._send, self._most = receive, send, most
         self._bytes = 0
-        self._begun = False
-        self.received = not sends_body
+        self._begun, self._sends_body = False, sends_body
+        self.received = asyncio.Event()
+        if not sends_body:
+            self.received.set()
+        self.gone = False
         self.status = 0
 
     async def receive(self) -> Message:
@@ -201,10 +208,29 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
-            self.received = not message.get("more_body", False)
             if self._bytes > self._most:
                 raise HTTPException(413, _too_large(self._most))
+            if not message.get("more_body", False):
+                self.received.set()
         return message
+
+    @asynccontextmanager
+    async def watched(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """End the block by its limit at once where the client of a request with a body goes."""
+        watcher = asyncio.create_task(self._watch(limit)) if self._sends_body else None
+        try:
+            yield
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    async def _watch(self, limit: asyncio.Timeout) -> None:
+        await self.received.wait()  # until then the parser of the body hears of it
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._begun and not limit.expired():
+            self.gone, self.status = True, CLIENT_GONE
+            limit.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; what is left of the request is read before the last one, for a moment."""

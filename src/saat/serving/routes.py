@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
@@ -25,6 +25,7 @@ from saat.serving.pictures import thumbnail
 from saat.serving.query import Among
 from saat.serving.query import Query as Search
 from saat.serving.service import Service
+from saat.serving.store import Store
 
 Found = TypeVar("Found")
 MOST_K = 1_000
@@ -67,11 +68,19 @@ async def service_of(request: Request) -> Service:  # not async, it would cost e
     return service
 
 
+async def store_of(service: Annotated[Service, Depends(service_of)]) -> Store:
+    """Return what adds and removes items."""
+    if service.store is None:
+        raise HTTPException(403, "items are added and removed only by a service that was started with a token")
+    return service.store
+
+
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem} for code in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 }
 router = APIRouter(responses=REFUSALS)
 Running = Annotated[Service, Depends(service_of)]
+Writable = Annotated[Store, Depends(store_of)]
 ItemId = Annotated[int, Path(ge=0, lt=2**63)]
 K = Annotated[int, Form(ge=1, le=MOST_K, description="How many results.")]
 Radius = Annotated[int | None, Form(ge=0, le=MOST_RADIUS, description="Only items within so many bits.")]
@@ -137,23 +146,18 @@ async def item(service: Running, item_id: ItemId) -> Item:
 @router.post("/items", status_code=201, responses={200: {"model": Item, "description": "It was there already."}})
 async def add_item(
     service: Running,
+    store: Writable,
     image: Annotated[UploadFile, File(description="An image file of any common format.")],
     label: Annotated[str | None, Form(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = None,
 ) -> Item:
     """Add an image to the index. It is on the disk when this returns."""
-    store = service.store
-    if store is None:
-        raise HTTPException(403, "items are added and removed only by a service that was started with a token")
     added, new = await service.within(service.writer, lambda: store.add(_bytes_of(image), label=label or None))
     return added if new else JSONResponse(vars(added), 200)  # type: ignore[return-value]
 
 
 @router.delete("/items/{item_id}", status_code=204)
-async def remove_item(service: Running, item_id: ItemId) -> Response:
+async def remove_item(service: Running, store: Writable, item_id: ItemId) -> Response:
     """Remove an item from the index."""
-    store = service.store
-    if store is None:
-        raise HTTPException(403, "items are added and removed only by a service that was started with a token")
     await service.within(service.writer, lambda: _known(store.remove, item_id))
     return Response(status_code=204)
 
@@ -198,16 +202,15 @@ async def attack(
     if lab is None:
         raise HTTPException(404, "this service has no lab; start it with --lab true")
     _check_one(image, item)
-    deadline = time.monotonic() + service.limits.seconds
     label = None
     if item is not None:
         found = await service.within(service.painters, lambda: _known(service.engine.item, item))
         label = found.metadata.get("label")
 
-    def run() -> LabReport:
+    def run(ended: Event) -> LabReport:
         query: Content = service.engine.picture(item) if item is not None else _bytes_of(image)
         known = label if isinstance(label, str) else None
-        return lab.attack(query, known, epsilon=epsilon, steps=steps, k=k, deadline=deadline)
+        return lab.attack(query, known, epsilon=epsilon, steps=steps, k=k, ended=ended)
 
     return await service.in_lab(run)
 

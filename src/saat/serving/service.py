@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Event
 from typing import TypeVar
 
 from fastapi import FastAPI
@@ -80,18 +82,23 @@ class Service:
         """
         return await self.batcher.ask(queries)
 
-    async def in_lab(self, work: Callable[[], Result]) -> Result:
+    async def in_lab(self, work: Callable[[Event], Result]) -> Result:
         """Return what an attack returns; attacks run one at a time.
+
+        Args:
+            work: is given an event, and ends where that is set: its client has gone, or its time is over.
 
         Raises:
             QueueFull: too many wait.
         """
         if self.attacks >= LAB_ROOM:
             raise QueueFull
+        ended = Event()
         self.attacks += 1
         try:
-            return await self.within(self.attacker, work)
+            return await self.within(self.attacker, partial(work, ended))
         finally:
+            ended.set()
             self.attacks -= 1
 
     @asynccontextmanager
