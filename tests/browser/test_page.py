@@ -73,7 +73,7 @@ def test_choose_drop_and_paste_a_file(page: Page, served: Any) -> None:
     expect(page.locator("#query-name")).to_have_text("bag.png")
     expect(page.locator("#hits .tile", has_text="Bag").filter(has_text="0 bits").first).to_be_visible()
     page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
-    expect(page.locator("#status")).to_have_text("not an image")
+    expect(page.locator("#status")).to_contain_text("not an image in JPEG, PNG, ")
 
 
 def test_the_lab_shows_both_models_and_follows_the_slider(page: Page) -> None:
@@ -122,9 +122,10 @@ def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any, hardened
     page.locator("#attack").click()
     expect(page.locator(".side .risk_before")).to_have_text(before)
     expect(page.locator(".side .risk_after")).to_contain_text([attacked, attacked])
-    sentence = "the query looks ordinary before the attack, and looks like an attack after it."
+    verdicts = [side.inner_text() for side in page.locator(".side .verdict").all()]
+    sentence = "The query looks ordinary before the attack, and looks like an attack after it."
     expect(page.get_by_role("status").filter(has_text="before the attack")).to_have_text(
-        f"plain model: {sentence} hardened model: {sentence}"
+        f"plain model: {verdicts[0]} {sentence} hardened model: {verdicts[1]} {sentence}"
     )
     expect(page.locator("#lab")).to_contain_text("knows it fully, but not its detector")
     keep(page, "5-risk")
@@ -132,10 +133,10 @@ def test_the_risk_of_a_query_and_of_its_attack(page: Page, served: Any, hardened
     content = base64.b64decode(source.removeprefix("data:image/png;base64,"))
     page.locator("#file").set_input_files({"name": "attacked.png", "mimeType": "image/png", "buffer": content})
     expect(page.locator("#risk")).to_contain_text(f"⚠ {attacked}")
-    expect(page.locator("#lab-risk")).to_be_empty()
+    expect(page.locator("#lab-heard")).to_be_empty()
     keep(page, "6-risk-of-a-search")
     page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
-    expect(page.locator("#status")).to_have_text("not an image")
+    expect(page.locator("#status")).to_contain_text("not an image in JPEG, PNG, ")
     expect(page.locator("#risk")).to_be_empty()
 
 
@@ -186,6 +187,10 @@ def test_on_a_phone(page: Page, scheme: str) -> None:
     page.set_viewport_size({"width": 400, "height": 800})
     page.locator("#samples button").nth(3).click()
     expect(page.locator("#hits > li")).to_have_count(21)
+    expect(page.locator("#found-title")).to_be_in_viewport()  # what was found, and not the samples above it
+    page.locator("#hits button").nth(7).click()
+    expect(page.locator("#hits .distance").first).to_have_text("0 bits")
+    expect(page.locator("#found-title")).to_be_in_viewport()
     page.locator("#attack").click()
     expect(page.locator(".side")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400  # nothing sticks out to the side

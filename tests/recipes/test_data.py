@@ -5,6 +5,7 @@ import json
 from PIL import Image
 
 from saat.data.catalog import DATASETS, DataOptions
+from saat.data.decoding import NO_IMAGE
 from saat.recipes.data import DescribeConfig, ListConfig, describe, list_datasets
 
 
@@ -23,7 +24,7 @@ def test_describe_prints_what_it_returns(tmp_path, capsys):
     manifest = describe(DescribeConfig(data=DataOptions(name="folder", root=tmp_path, image_size=8)))
     printed = capsys.readouterr().out
     assert json.loads(json.dumps(manifest)) == manifest
-    assert manifest["damaged"] == ["cat/broken.png: not an image"]
+    assert manifest["damaged"] == [f"cat/broken.png: {NO_IMAGE}"]
     for text in ("train", "query", "database", "cat", "dog", "1 damaged", "cat/broken.png: not an image"):
         assert text in printed
     assert f"a query shares a label with {manifest['relevant_share']:.2%} of the database on average" in printed

@@ -18,6 +18,7 @@ from PIL import Image
 
 from saat.bits import unpack_codes
 from saat.cli import main
+from saat.data.decoding import NO_IMAGE
 from saat.data.fashion import read_fashion
 from saat.errors import DataError
 from saat.index.storage import read_index
@@ -73,7 +74,7 @@ def test_many_damaged_images_are_all_named_in_a_file(
     file = tmp_path / "index" / "damaged.txt"
     assert f"... and 1 more; all are in {file}" in capsys.readouterr().out
     lines = file.read_text().splitlines()
-    assert lines == [f"{tmp_path}/{number:02}.png: not an image" for number in range(SHOWN + 1)]
+    assert lines == [f"{tmp_path}/{number:02}.png: {NO_IMAGE}" for number in range(SHOWN + 1)]
 
 
 def test_damaged_images_stay_named_until_they_are_mended(photos: Path, tiny: Path, tmp_path: Path) -> None:
@@ -83,8 +84,8 @@ def test_damaged_images_stay_named_until_they_are_mended(photos: Path, tiny: Pat
     build(BuildConfig(checkpoint=tiny, images=[photos / "Bag", one], out=tmp_path / "index", quiet=True))
     add(AddConfig(index=tmp_path / "index", images=[other], quiet=True))
     add(AddConfig(index=tmp_path / "index", images=[other, photos / "Coat"], quiet=True))
-    assert file.read_text().splitlines() == [f"{path}: not an image" for path in (one, other)]
-    for path, left in ((one, [f"{other}: not an image"]), (other, None)):
+    assert file.read_text().splitlines() == [f"{path}: {NO_IMAGE}" for path in (one, other)]
+    for path, left in ((one, [f"{other}: {NO_IMAGE}"]), (other, None)):
         shutil.copy(photos / "plain.png", path)
         add(AddConfig(index=tmp_path / "index", images=[path], quiet=True))
         assert (file.read_text().splitlines() if file.exists() else None) == left

@@ -26,6 +26,7 @@ UPLOAD_PIXELS = 40_000_000  # of images that anyone sends
 _LARGE = Lock()  # larger ones are decoded one at a time: each takes up to ten bytes a pixel
 # Pillow knows forty more, most of them rarely tried with hostile bytes, and one of which starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+NO_IMAGE = "not an image in JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or JPEG 2000"
 STRIP = 1_000_000  # pixels laid over white at a time
 MAX_MEMORY = 2 * 1024**3  # bytes of pixels; more lie in a temporary file
 
@@ -112,7 +113,7 @@ def _named_damage(content: bytes) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError:  # its own text holds a memory address, another one in each run
-        raise DataError("not an image" if content else "empty") from None
+        raise DataError(NO_IMAGE if content else "empty") from None
     except Exception as error:  # decoders of hostile bytes raise OSError, SyntaxError, struct.error, EOFError, ...
         raise DataError(str(error) or type(error).__name__) from error
 

@@ -1,36 +1,38 @@
 // The page: ask the service, draw what it says. No library, no build step.
 
-import { $, call, json, listenForToken, Refused, say } from "./service.js";
+import { $, call, json, listenForToken, say } from "./service.js";
 
-const PER_ROW = 32; // bits in a row of the drawing
+const NARROW = matchMedia("(max-width: 40rem)"); // as in style.css
 let query = null; // {file, name, url} or {item, name}
 let about = null;
 let seed = 0;
-let searching = null; // so that a later search ends an earlier one
-let attacking = null; // the service works on one attack at a time, and lets few wait
-let again = false; // whether to attack once more after it, with what the form says then
+let searching = null; // so that a later search ends an earlier one, and so on
+let sampling = null;
+let attacking = null;
+let attacked = false; // this query, so that a change of the form attacks it again
 
-async function show(image, item, index = "plain") {
+async function show(image, item, { index = "plain", signal } = {}) {
   const path = `/images/${item}?size=256&index=${index}`;
-  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 128), { once: true });
+  image.dataset.of = path;
   if (!sessionStorage.getItem("token")) { image.src = path; return; }
   try {
-    const url = URL.createObjectURL(await (await call(path)).blob()); // an <img> cannot show a token by itself
+    const url = URL.createObjectURL(await (await call(path, { signal })).blob()); // an <img> cannot show a token by itself
+    if (image.dataset.of !== path) { URL.revokeObjectURL(url); return; } // it shows another one by now
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
     image.src = url;
-  } catch { image.alt = "This image cannot be shown."; }
+  } catch { if (image.dataset.of === path) image.removeAttribute("src"); }
 }
 
 const titleOf = (item) => item.metadata.label ?? item.name;
 
 function drawBits(svg, bits, length) {
   const differing = new Set(bits);
-  const rows = Math.ceil(length / PER_ROW), across = Math.min(length, PER_ROW);
+  const across = length <= 128 ? 32 : 64, rows = Math.ceil(length / across);
   svg.setAttribute("viewBox", `0 0 ${across * 5 - 1} ${rows * 13 - 1}`);
   svg.setAttribute("aria-label", bits.length ? `Differing bits: ${bits.join(", ")}` : "No bit differs");
   for (let bit = 0; bit < length; bit++) {
     const cell = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    const place = { x: (bit % PER_ROW) * 5, y: Math.floor(bit / PER_ROW) * 13, width: 4, height: 12, rx: 1 };
+    const place = { x: (bit % across) * 5, y: Math.floor(bit / across) * 13, width: 4, height: 12, rx: 1 };
     for (const [name, value] of Object.entries(place)) cell.setAttribute(name, value);
     cell.setAttribute("class", differing.has(bit) ? "differs" : "same");
     svg.append(cell);
@@ -39,15 +41,14 @@ function drawBits(svg, bits, length) {
 
 const bitsOf = (count) => `${count} ${count === 1 ? "bit" : "bits"}`;
 
-function drawHits(list, hits, { label = null, index = "plain", choose = null } = {}) {
+function drawHits(list, hits, { label = null, index = "plain", choose = null, signal } = {}) {
   list.replaceChildren(...hits.map((hit) => {
     const entry = $("hit").content.cloneNode(true);
     const tile = entry.querySelector(".tile"), image = entry.querySelector("img");
-    image.alt = titleOf(hit);
-    show(image, hit.id, index);
+    show(image, hit.id, { index, signal });
     entry.querySelector(".label").textContent = titleOf(hit);
     entry.querySelector(".distance").textContent = bitsOf(hit.distance);
-    drawBits(entry.querySelector(".bits"), hit.bits, about.code_length);
+    if (choose) drawBits(entry.querySelector(".bits"), hit.bits, about.code_length); else entry.querySelector(".bits").remove();
     tile.title = hit.name;
     if (label !== null) tile.classList.add(shares(hit.metadata.label, label) ? "right" : "wrong");
     if (choose) {
@@ -94,23 +95,29 @@ async function search() {
   if (!query) return;
   searching?.abort();
   const mine = searching = new AbortController();
+  const { signal } = mine;
   $("found").hidden = false;
+  $("hits").setAttribute("aria-busy", "true");
   say($("status"), "Searching …");
   try {
-    await learn({ signal: mine.signal }); // an image may be here before that is known
-    $("lab").hidden = !about.lab;
+    await learn({ signal }); // an image may be here before that is known
+    if (!sampling) loadSamples();
+    $("lab").hidden = $("past").hidden = !about.lab;
     const fields = { k: $("k").value, where: $("where").value.trim() };
-    const answer = await json("/search", { method: "POST", body: body(fields), signal: mine.signal });
+    const answer = await json("/search", { method: "POST", body: body(fields), signal });
     const chosen = $("hits").contains(document.activeElement); // what has the focus is about to go
-    drawHits($("hits"), answer.hits, { choose: (hit) => useItem(hit) });
-    if (chosen) $("hits").querySelector("button")?.focus({ preventScroll: true });
+    drawHits($("hits"), answer.hits, { choose: (hit) => useItem(hit), signal });
+    if (chosen) ($("hits").querySelector("button") ?? $("where")).focus({ preventScroll: true });
     drawRisk($("risk"), answer.risk);
     say($("status"), answer.hits.length ? summary(answer.hits.map((hit) => hit.distance)) : "No image satisfies this condition.");
   } catch (error) {
     if (error.name === "AbortError") return;
+    if ($("hits").contains(document.activeElement)) $("where").focus({ preventScroll: true });
     $("hits").replaceChildren();
     drawRisk($("risk"), null);
     say($("status"), error.message, true);
+  } finally {
+    if (searching === mine) $("hits").setAttribute("aria-busy", "false");
   }
 }
 
@@ -119,39 +126,49 @@ function setQuery(next) {
   query = next;
   attacking?.abort();
   attacking = null;
-  again = false;
+  attacked = false;
   $("sides").replaceChildren();
+  say($("query-status"), "");
   say($("lab-status"), "");
-  $("lab-risk").textContent = "";
+  $("lab-heard").textContent = "";
   drawRisk($("risk"), null);
   $("attack").setAttribute("aria-busy", "false");
   $("drop-text").hidden = true;
-  $("preview").hidden = false;
+  $("preview").hidden = $("drop-again").hidden = false;
   $("preview").alt = `The query: ${next.name}`;
   $("query-name").textContent = next.name;
   for (const button of $("samples").children) button.setAttribute("aria-pressed", String(Number(button.dataset.item) === next.item));
   search();
+  const [seen, block] = NARROW.matches ? [$("found"), "start"] : [$("query"), "nearest"];
+  seen.scrollIntoView({ block });
 }
 
-function useFile(file) {
+async function useFile(file) {
   if (!file) return;
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch { // a folder, or a file that is gone
+    say($("query-status"), "This is no file that can be read.", true);
+    return;
+  }
   const url = URL.createObjectURL(file);
   setQuery({ file, name: file.name || "pasted image", url });
-  $("preview").src = url;
+  $("preview").src = $("preview").dataset.of = url;
 }
 
 function useItem(item) {
   setQuery({ item: item.id, name: titleOf(item) });
   show($("preview"), item.id);
-  $("query").scrollIntoView({ block: "nearest" });
 }
 
 async function loadSamples() {
+  sampling?.abort();
+  const { signal } = sampling = new AbortController();
   let items;
   try {
-    ({ items } = await json(`/samples?count=24&seed=${seed}`));
+    ({ items } = await json(`/samples?count=24&seed=${seed}`, { signal }));
   } catch (error) {
-    say($("samples-status"), error.message, true);
+    if (error.name !== "AbortError") say($("samples-status"), error.message, true);
     return;
   }
   say($("samples-status"), "");
@@ -161,8 +178,9 @@ async function loadSamples() {
     button.dataset.item = item.id;
     button.title = image.alt = titleOf(item);
     button.setAttribute("aria-pressed", String(query?.item === item.id));
+    image.draggable = false;
     button.append(image);
-    show(image, item.id);
+    show(image, item.id, { signal });
     button.addEventListener("click", () => useItem(item));
     return button;
   }));
@@ -192,36 +210,41 @@ function verdict(side, label) {
 function drawSide(side, label) {
   const entry = $("side").content.cloneNode(true);
   const find = (selector) => entry.querySelector(selector);
-  find("h3").textContent = about.hardened ? `${side.name} model` : "The model";
+  find("h3").textContent = modelOf(side);
+  find("article").setAttribute("aria-label", modelOf(side));
   find(".verdict").replaceChildren(...verdict(side, label));
   for (const name of ["original", "adversarial", "difference"]) find(`.${name}`).src = side[name];
-  find("figure:last-child figcaption").textContent = `difference × ${side.magnified}`;
+  find("figure:last-child figcaption").textContent = `difference ×\u00a0${side.magnified}`;
   for (const name of ["risk_before", "risk_after"]) drawRisk(find(`.${name}`), side[name]);
   drawHits(find(".before"), side.before, { label, index: side.name });
   drawHits(find(".after"), side.after, { label, index: side.name });
   return entry;
 }
 
-function heardRisk(side) {
-  if (!side.risk_before) return "";
-  const name = about.hardened ? `${side.name} model: the` : "The";
-  return `${name} query ${side.risk_before.sentence} before the attack, and ${side.risk_after.sentence} after it.`;
+const modelOf = (side) => about.hardened ? `${side.name} model` : "The model";
+
+function heard(side, label) {
+  const result = [...verdict(side, label)].map((part) => part.textContent).join("");
+  const risk = side.risk_before && `The query ${side.risk_before.sentence} before the attack, and ${side.risk_after.sentence} after it.`;
+  return `${modelOf(side)}: ${result} ${risk ?? ""}`;
 }
 
 async function attack() {
-  again = attacking !== null;
-  if (!query || again) return;
+  if (!query) return;
+  attacking?.abort();
   const mine = attacking = new AbortController();
+  attacked = true;
   $("attack").setAttribute("aria-busy", "true"); // disabled, it would lose the focus
   say($("lab-status"), "Attacking …");
-  $("lab-risk").textContent = "";
+  $("lab-heard").textContent = "";
   try {
     const fields = { epsilon: Number($("epsilon").value) / 255, steps: $("steps").value, k: 10 };
     const report = await json("/lab/attack", { method: "POST", body: body(fields), signal: mine.signal });
     $("sides").replaceChildren(...report.sides.map((side) => drawSide(side, report.label)));
     const seconds = report.sides.reduce((sum, side) => sum + side.seconds, 0);
-    say($("lab-status"), `No pixel changed by more than ${report.sides[0].largest}/255; ${report.steps} steps, ${seconds.toFixed(1)} s.`);
-    $("lab-risk").textContent = report.sides.map(heardRisk).join(" ");
+    const largest = Math.max(...report.sides.map((side) => side.largest));
+    say($("lab-status"), `No pixel changed by more than ${largest}/255; ${report.steps} steps, ${seconds.toFixed(1)} s.`);
+    $("lab-heard").textContent = report.sides.map((side) => heard(side, report.label)).join(" ");
   } catch (error) {
     if (error.name === "AbortError") return;
     $("sides").replaceChildren();
@@ -230,25 +253,50 @@ async function attack() {
     if (attacking === mine) {
       attacking = null;
       $("attack").setAttribute("aria-busy", "false");
-      if (again) attack();
     }
   }
 }
 
-function listen() {
+const isTyped = (event) => event.target.closest?.("#where, #token"); // where texts go
+
+function listenForDrops() {
   const drop = $("drop");
-  for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  const isFile = (event) => event.dataTransfer.types.includes("Files");
+  for (const kind of ["dragenter", "dragover"]) {
+    document.addEventListener(kind, (event) => {
+      if (!isFile(event) && isTyped(event)) return;
+      event.preventDefault(); // else what is dropped takes the place of the page
+      drop.classList.toggle("over", isFile(event));
+    });
+  }
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
-  document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); useFile(event.dataTransfer.files[0]); });
-  document.addEventListener("paste", (event) => useFile([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+  document.addEventListener("drop", (event) => {
+    if (!isFile(event) && isTyped(event)) return;
+    event.preventDefault();
+    drop.classList.remove("over");
+    const { files } = event.dataTransfer;
+    if (files.length === 1) useFile(files[0]);
+    else say($("query-status"), files.length ? "One image at a time." : "This is no image file.", true);
+  });
+}
+
+function listen() {
+  document.addEventListener("load", ({ target }) => { // not of images alone, and it does not bubble
+    if (target instanceof HTMLImageElement) target.classList.toggle("tiny", target.naturalWidth <= 128);
+  }, true);
+  listenForDrops();
+  document.addEventListener("paste", (event) => {
+    if (isTyped(event) && event.clipboardData.types.includes("text/plain")) return;
+    useFile([...event.clipboardData.files].find((file) => file.type.startsWith("image/")));
+  });
   $("file").addEventListener("change", (event) => { useFile(event.target.files[0]); event.target.value = ""; });
   $("others").addEventListener("click", () => { seed += 1; loadSamples(); });
   $("filter-form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
   $("k").addEventListener("change", search);
   $("lab-form").addEventListener("submit", (event) => { event.preventDefault(); attack(); });
   $("epsilon").addEventListener("input", (event) => { $("epsilon-text").textContent = `${event.target.value}/255`; });
-  $("epsilon").addEventListener("change", () => { if ($("sides").children.length) attack(); });
-  listenForToken(() => { begin(); search(); });
+  for (const name of ["epsilon", "steps"]) $(name).addEventListener("change", () => { if (attacked) attack(); });
+  listenForToken(() => { $("file").focus(); begin(); search(); });
 }
 
 async function learn(options) {

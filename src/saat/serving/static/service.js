@@ -22,19 +22,29 @@ export async function call(path, options = {}) {
     throw new Refused(0, "The service does not answer.");
   }
   if (response.ok) return response;
-  let text = response.statusText;
+  let text;
   try { text = (await response.json()).error; } catch { /* an answer that is not ours */ }
   if (response.status === 401) {
+    text = "Give the token at the top of the page.";
     if (token && sessionStorage.getItem("token") === token) { // not another one, typed meanwhile
       sessionStorage.removeItem("token");
       say($("token-text"), "That is not the token of this service.", true);
     }
     $("token-form").hidden = false;
+    $("token").focus();
   }
-  throw new Refused(response.status, text);
+  throw new Refused(response.status, text || response.statusText || `The service answers with ${response.status}.`);
 }
 
-export const json = async (path, options) => (await call(path, options)).json();
+export async function json(path, options) {
+  const response = await call(path, options);
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(response.status, "What answers here is not the service.");
+  }
+}
 
 export function listenForToken(then) {
   $("token-form").addEventListener("submit", (event) => {
