@@ -71,13 +71,8 @@ and epoch more than is needed today: 400 where it would be 360.
 `saat, targeted` among [all attacks](#every-attack-at-equal-evaluations) took the objective of the untargeted attack,
 mirrored; the preset now has the published one.
 
-`query-side` on Corel5k, in the defenses' tables, under other threats and on the curve, and `no warmup` in the ablation,
-were trained within the whole radius from the start, as if with `--epsilon_warmup 0`.
-
-`query-side` with seeds 1 and 2, `query-side, unlabeled` and `constant` were judged before two changes that make the
-suite take more: wrong clusters were those nearest to a query, not those that take most for their price, and
-soft-ranking searched by APGD, not by annealed PGD. On {count} models that both judged, plain ones and SAAT's, that took
-{most:.4f} of worst-case MAP at most.
+`query-side` on Corel5k and on the curve, and `no warmup` in the ablation, were trained within the whole radius from the
+start, as if with `--epsilon_warmup 0`.
 """
 
 
@@ -125,22 +120,6 @@ def defenses_of_protocols(results: Sequence[dict[str, Any]]) -> list[dict[str, A
     return found
 
 
-def judged_twice(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Return how much worst-case MAP the last change of the suite took from each model that was judged before it too.
-
-    Args:
-        runs: rows of bench_defenses.py, with the suite of then.
-        rows: rows of the protocols, with that of now.
-    """
-    now = {(row["dataset"], row["defense"], row["seed"]): row for row in rows}
-    taken = []
-    for then in runs:
-        same = now.get((then["dataset"], then["defense"], then["seed"]))
-        if same is not None and same["clean_map"] == then["clean_map"]:
-            taken.append(then["worst_case_map"] - same["worst_case_map"])
-    return taken
-
-
 def main() -> None:
     read = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-seed*.json"))}
     every = [result for name, result in read.items() if "-every-" in name]
@@ -158,14 +137,12 @@ def main() -> None:
         key=lambda row: (row["dataset"], row["model"], row["attack"], row.get("model_evaluations", 0), row["seed"]),
     )
     judged = defenses_of_protocols(results)
-    taken = judged_twice(defended, judged)
-    introduction, earlier = map(paragraphs, (INTRODUCTION, EARLIER.format(count=len(taken), most=max(taken))))
     known = {(row["dataset"], row["defense"], row["seed"]) for row in judged}
     defended = [row for row in defended if (row["dataset"], row["defense"], row["seed"]) not in known] + judged
     write_text(RESULTS / "defenses.json", json.dumps({"rows": defended}, indent=1) + "\n")
     write_text(RESULTS / "attacks.json", json.dumps({"rows": rows}, indent=1) + "\n")
     sizes = {result["rows"][0]["dataset"]: result["data"]["sizes"] for result in results}
-    parts = [introduction, *protocol_tables(results), *equal_table(every, sizes), *defense_tables(defended)]
+    parts = [paragraphs(INTRODUCTION), *protocol_tables(results), *equal_table(every, sizes), *defense_tables(defended)]
     parts += [*threat_tables(threats), *ablation_table(ablation), *curve_table(curve), *certified_table(certified)]
     figures = ("speedup", "peak_mb")
     parts += speed_table("metrics.json", "Speed of the metrics", figures, METRICS_NOTE)
@@ -173,7 +150,7 @@ def main() -> None:
     parts += speed_table("attack_speed.json", "Speed of attacks", speeds, ATTACKS_NOTE)
     times = ("time_over_published", "time_over_saat", "unlabeled_time_over_published")
     parts += speed_table("hardening.json", "Time of hardening", times, HARDENING_NOTE)
-    parts += [earlier, *published_sections()]
+    parts += [paragraphs(EARLIER), *published_sections()]
     write_text(PAGE, "\n".join(parts))
 
 

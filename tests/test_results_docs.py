@@ -36,16 +36,6 @@ def test_what_is_not_equal_is_counted_from_the_rows(module: ModuleType) -> None:
     assert targeted.endswith("| none | 0.1250 |\n| p2p | 0.8750 |\n")
 
 
-@pytest.mark.parametrize("module", ["make_results"], indirect=True)
-def test_only_the_same_model_is_compared_between_judges(module: ModuleType) -> None:
-    def judged(seed: int, clean: float, worst: float) -> dict[str, Any]:
-        return {"dataset": "made-up", "defense": "saat", "seed": seed, "clean_map": clean, "worst_case_map": worst}
-
-    then = [judged(0, 0.5, 0.25), judged(1, 0.5, 0.25), judged(2, 0.5, 0.25)]
-    now = [judged(0, 0.625, 0.125), judged(1, 0.5, 0.125)]
-    assert module.judged_twice(then, now) == [0.125]
-
-
 def test_a_row_of_attacks_has_a_key_of_its_own() -> None:
     """The same attack stands there at the papers' budget and at the equal one."""
     path = Path(__file__).parent.parent / "benchmarks" / "results" / "attacks.json"
