@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from saat.errors import CheckpointError
-from saat.models.checkpoint import CARD_FILE, WEIGHTS_FILE, Card, load_checkpoint, read_card, save_checkpoint
+from saat.models.checkpoint import (
+    CARD_FILE,
+    DATABASE_FOLDER,
+    WEIGHTS_FILE,
+    Card,
+    load_checkpoint,
+    load_database_model,
+    read_card,
+    save_checkpoint,
+    weights_checksum,
+)
 from saat.models.hash_model import HashModel, build_model, import_model
 
 CARD = Card(
@@ -98,3 +108,19 @@ def test_a_model_of_ones_own_comes_back_by_its_factory(tmp_path, monkeypatch):
     loaded, _ = load_checkpoint(tmp_path / "saved", model_factory="own_net:make")
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(loaded(images), model(images))
+
+
+def test_a_factory_may_return_one_module_each_time(tmp_path, monkeypatch):
+    (tmp_path / "one_net.py").write_text(
+        "from torch import nn\n\nONE = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))\n\ndef make():\n    return ONE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    query, database = (import_model("one_net:make", image_size=2) for _ in range(2))
+    torch.nn.init.zeros_(query.backbone[1].weight)
+    card = replace(CARD, backbone="one_net:make", code_length=8, image_size=2)
+    save_checkpoint(tmp_path / "saved" / DATABASE_FOLDER, database, card)
+    save_checkpoint(tmp_path / "saved", query, replace(card, database_model=weights_checksum(database)))
+    loaded, card = load_checkpoint(tmp_path / "saved", model_factory="one_net:make")
+    other = load_database_model(tmp_path / "saved", loaded, card, model_factory="one_net:make")
+    assert weights_checksum(loaded) == weights_checksum(query)
+    assert weights_checksum(other) == weights_checksum(database)

@@ -99,6 +99,8 @@ def test_modules_that_are_no_models_are_named(module, message):
 
 
 SOURCE = """
+import threading
+
 from torch import nn
 
 def good():
@@ -109,6 +111,14 @@ def no_module():
 
 def broken():
     raise RuntimeError("no weights here")
+
+def leaving():
+    raise SystemExit("no data here")
+
+def locked():
+    module = good()
+    module.lock = threading.Lock()
+    return module
 """
 
 
@@ -123,7 +133,9 @@ def test_factories_are_called_by_name(tmp_path, monkeypatch):
         "no_such_package:good": "cannot be built: ModuleNotFoundError",
         "factories:bad": "cannot be built: AttributeError",
         "factories:broken": "cannot be built: RuntimeError: no weights here",
+        "factories:leaving": "cannot be built: SystemExit: no data here",
         "factories:no_module": "returns a torch.nn.Module; got int",
+        "factories:locked": "returns a module that copy.deepcopy copies; it raised: cannot pickle",
     }.items():
         with pytest.raises(ArgumentError, match=message):
             import_model(name, image_size=2)

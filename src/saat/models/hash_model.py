@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -129,7 +130,9 @@ def check_image_size(model: HashModel, image_size: int) -> None:
 
 
 def import_model(name: str, *, image_size: int) -> HashModel:
-    """Call the factory named `package.module:factory` (no arguments) and wrap the module that it returns.
+    """Call the factory named `package.module:factory` (no arguments) and wrap a copy of the module that it returns.
+
+    A copy, since a factory may return the same module each time, and other weights are loaded into each model.
 
     Raises:
         ArgumentError: the name is malformed, cannot be imported, or returns no module of the right kind.
@@ -142,11 +145,16 @@ def import_model(name: str, *, image_size: int) -> HashModel:
         module = factory()
     except SaatError:
         raise
-    except Exception as error:  # whatever the user's module raises while it is imported or built
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported or built
         raise ArgumentError(f"`model` {name!r} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ArgumentError(f"`model` {name!r} returns a torch.nn.Module; got {type(module).__name__}")
-    return wrap_module(module, image_size=image_size)
+    try:
+        copy = deepcopy(module)
+    except Exception as error:  # of a lock, or of a weight that another is computed into
+        rule = "returns a module that copy.deepcopy copies"
+        raise ArgumentError(f"`model` {name!r} {rule}; it raised: {error}") from error
+    return wrap_module(copy, image_size=image_size)
 
 
 @torch.no_grad()
