@@ -62,7 +62,8 @@ class Parser(jsonargparse.ArgumentParser):
         """Print the error, and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        sentence = " ".join(plain_error(message, list(self._option_string_actions)).split())
+        known = [option for option in self._option_string_actions if not option.endswith(".help")]
+        sentence = " ".join(plain_error(message, known).split())
         sentence = sentence.replace('"<unicode string>", ', "")  # what yaml calls a file's text
         sentence = re.sub(r"://\S+", "://...", sentence)  # of an address, which may hold a password
         print(f"{self.prog}: {sentence}", file=sys.stderr)
@@ -99,7 +100,8 @@ def plain_error(message: str, known: Sequence[str]) -> str:
         return f"{message} (values without an option stand before all options)"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
     others = [option for option in known if unknown and not unknown[1].startswith(f"{option}.")]
-    near = difflib.get_close_matches(unknown[1], others, n=1) if unknown else []
+    near = [option for option in others if unknown and option.startswith(unknown[1])]  # typed in part
+    near = near or (difflib.get_close_matches(unknown[1], others, n=1) if unknown else [])
     return message + (f"; did you mean {near[0]}?" if near else "")
 
 
@@ -109,7 +111,7 @@ def make_parser(preset: str | None, words: str, command: Command) -> Parser:
     if command.places:
         short = " ".join(name.upper() for name in command.places)
         about += f" `saat {words} {short}` is short for {' and '.join(f'--{name}' for name in command.places)}."
-    parser = Parser(prog=f"saat {words}", description=about, formatter_class=HelpFormatter)
+    parser = Parser(prog=f"saat {words}", description=about, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
     if command.presets:
         names = ", ".join(command.presets)
@@ -137,7 +139,7 @@ def given_options(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
     Empty where it cannot be parsed: the command's own parser says why.
     """
     needed = [each.name for each in fields(command.config) if each.default is each.default_factory is MISSING]
-    parser = Parser(exit_on_error=False)
+    parser = Parser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--preset")
     parser.add_class_arguments(command.config, as_group=False, skip=set(needed))

@@ -134,7 +134,10 @@ def test_a_group_of_options_is_no_value(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack", "--out=y", "--data.bogus=3"], "unrecognized arguments: --data.bogus; did you mean --data.help?"),
+        (["attack", "--out=y", "--data.bogus=3"], "unrecognized arguments: --data.bogus"),
+        (["attack", "x", "--out=y", "--checkp=z"], "unrecognized arguments: --checkp=z; did you mean --checkpoint?"),
+        (["attack", "--out=y", "--eps", "8/255"], "unrecognized arguments: --eps 8/255; did you mean --epsilon?"),
+        (["train", "--out=y", "--qui"], "unrecognized arguments: --qui; did you mean --quiet?"),
         (["attack", "--out=y", "--data.query_size=x"], "`data.query_size` is int; got x"),
         (["attack", "--out=y", "--batch_size=q"], "`batch_size` is int or null; got q"),
         (
