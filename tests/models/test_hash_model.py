@@ -3,10 +3,18 @@ import torch
 from torch import nn
 
 from saat.bits import pack_codes
-from saat.errors import ArgumentError
+from saat.errors import ArgumentError, DataError
 from saat.models.checkpoint import weights_checksum
 from saat.models.folding import folded
-from saat.models.hash_model import HashModel, build_model, encode_logits, encode_packed, import_model, wrap_module
+from saat.models.hash_model import (
+    HashModel,
+    build_model,
+    encode_logits,
+    encode_packed,
+    import_model,
+    packed_codes,
+    wrap_module,
+)
 
 
 def tiny_model() -> HashModel:
@@ -51,9 +59,23 @@ def test_no_images_have_no_logits():
 def test_packed_codes_are_those_of_the_model():
     model = tiny_model().train()
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    packed = encode_packed(model, images.numpy())
+    packed, coded = encode_packed(model, images.numpy())
     assert (packed == pack_codes(model.encode(images / 255).numpy())).all()
-    assert encode_packed(model, images[:0].numpy()).shape == (0, 2)
+    assert coded.tolist() == [True] * 5
+    assert [part.shape for part in encode_packed(model, images[:0].numpy())] == [(0, 2), (0,)]
+
+
+def test_logits_that_are_not_finite_are_no_code():
+    class Standardized(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return ((images - images.mean((1, 2, 3), True)) / images.std((1, 2, 3), keepdim=True)).flatten(1)[:, :8]
+
+    model = wrap_module(Standardized(), image_size=8)
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    images[1] = 0
+    assert encode_packed(model, images.numpy())[1].tolist() == [True, False, True]
+    with pytest.raises(DataError, match="the model gives no finite logits for this image"):
+        packed_codes(model, images.numpy())
 
 
 def test_build_model_checks_the_code_length_first():

@@ -23,9 +23,9 @@ from saat.data.fashion import read_fashion
 from saat.errors import DataError
 from saat.index.storage import read_index
 from saat.models.checkpoint import load_checkpoint
+from saat.models.hash_model import HashModel, encode_packed
 from saat.recipes import index as index_recipe
 from saat.recipes.damaged import SHOWN
-from saat.recipes.encoder import Encoder
 from saat.recipes.index import AddConfig, BuildConfig, InfoConfig, VerifyConfig, add, build, info
 from saat.recipes.index import verify as verify_command
 from saat.recipes.items import read_item
@@ -124,13 +124,13 @@ def test_a_killed_build_goes_on_without_encoding_an_image_twice(
     words = ["index", "build", f"--checkpoint={tiny}", f"--images=[{photos}]", f"--out={out}", "--batch_size=4"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *words, "--quiet=true"], check=False)
     assert killed.returncode == -signal.SIGKILL
-    encode, seen = Encoder.encode, []
+    encode, seen = encode_packed, []
 
-    def counted(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def counted(model: HashModel, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         seen.append(len(images))
-        return encode(encoder, images)
+        return encode(model, images)
 
-    monkeypatch.setattr(Encoder, "encode", counted)
+    monkeypatch.setattr("saat.recipes.encoder.encode_packed", counted)
     report = build(BuildConfig(checkpoint=tiny, images=[photos], out=out, quiet=True))
     assert (report["resumed"], report["encoded"]) == (20, COUNT + 2 - 20)
     assert sum(seen) in (COUNT + 1 - 20, COUNT + 2 - 20)  # the damaged image is in the part before, or after

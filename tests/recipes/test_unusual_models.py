@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from saat.cli import main
 from saat.data.fashion import read_fashion
+from saat.index.storage import read_index
+from saat.models.hash_model import NO_CODE
 
 DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60", "--quiet=true"]
 
@@ -46,6 +48,20 @@ def constant() -> nn.Module:
         model[1].weight.zero_()
         model[1].bias.fill_(1.0)
     return model
+
+
+class Standardizing(nn.Module):
+    """A model that standardizes each image, which gives no number for one of a single color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, deviation = images.mean((1, 2, 3), keepdim=True), images.std((1, 2, 3), keepdim=True)
+        logits: Tensor = self.layers((images - mean) / deviation)
+        return logits
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +106,24 @@ def test_a_model_of_one_code_is_flagged_where_it_seems_safe(tmp_path: Path, caps
         assert report["unreliable"]
         assert (report["distinct_codes"], report["bit_entropy"]) == (1, 0.0)
         assert {"collapsed-codes", "clean-at-chance"} <= {flag["name"] for flag in report["flags"]}
+
+
+def test_an_image_without_finite_logits_is_in_no_index_and_no_query(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "--model=test_unusual_models:Standardizing"
+    assert main(["train", own, f"--out={tmp_path / 'model'}", "--fit.epochs=1", *DATA]) == 0
+    fashion, black = read_fashion(), tmp_path / "black.png"
+    photos = [tmp_path / "a.png", black, tmp_path / "c.png"]
+    for row, path in enumerate(photos):
+        Image.fromarray(fashion.read(row) * (path != black)).save(path)
+    build = ["index", "build", f"--checkpoint={tmp_path / 'model'}", "--out", str(tmp_path / "index"), own]
+    assert main([*build, "--images", *map(str, photos)]) == 0
+    assert f"1 damaged images left out:\n  {black}: {NO_CODE}\n" in capsys.readouterr().out
+    content = read_index(tmp_path / "index")
+    assert content.metadata.column("path").to_pylist() == [str(photos[0]), str(photos[2])]
+    assert main(["search", str(tmp_path / "index"), str(black), own]) == 2
+    assert NO_CODE in capsys.readouterr().err
 
 
 def test_goals_of_train_labels_need_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from saat.errors import SaatError
 from saat.serving.batching import Batcher, QueueFull
 
 
@@ -158,6 +159,22 @@ def test_an_error_reaches_its_batch_and_no_other() -> None:
         answers: list[Any] = await asyncio.gather(*(ask(batcher, n) for n in (12, 13, 14)), return_exceptions=True)
         assert answers[0::2] == [12, 14]
         assert isinstance(answers[1], ValueError)
+        await batcher.stop()
+
+    run(scenario)
+
+
+def test_an_error_in_the_place_of_an_answer_reaches_its_own_caller_only() -> None:
+    def answer(asked: Sequence[int]) -> list[int | SaatError]:
+        return [number if number % 13 else SaatError("thirteen") for number in asked]
+
+    async def scenario() -> None:
+        batcher: Batcher[int, int] = Batcher(answer, most=4, wait=5.0)
+        batcher.start()
+        several = batcher.ask([lambda: 26, lambda: 1, lambda: 13])
+        answers: list[Any] = await asyncio.gather(several, ask(batcher, 12), return_exceptions=True)
+        assert str(answers[0]) == "thirteen"
+        assert answers[1] == 12
         await batcher.stop()
 
     run(scenario)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from saat.bits import pack_codes
-from saat.errors import ArgumentError, SaatError, check_code_length
+from saat.errors import ArgumentError, DataError, SaatError, check_code_length
 from saat.hamming import sign_codes
 from saat.models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from saat.runtime import device_of, frozen, pixels_of, progress
+
+NO_CODE = "the model gives no finite logits for this image, so it has no code"
 
 
 class HashModel(nn.Module):
@@ -187,17 +189,29 @@ def encode_logits(
         return torch.cat([model(pixels_of(part, device)).float().cpu() for part in parts])
 
 
-def encode_packed(model: HashModel, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the packed codes of a batch.
+def encode_packed(model: HashModel, images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the packed codes of a batch, and which of its images have one: logits that are not finite are no code.
 
     Args:
         model: of the codes.
         images: uint8 (B, 3, S, S), few enough for one pass.
 
     Returns:
-        uint8 (B, K/8).
+        uint8 (B, K/8), and bool (B,).
     """
     if not len(images):
-        return np.empty((0, model.code_length // 8), np.uint8)
+        return np.empty((0, model.code_length // 8), np.uint8), np.empty(0, np.bool_)
     logits = encode_logits(model, torch.from_numpy(images), batch_size=len(images), quiet=True)
-    return pack_codes(sign_codes(logits).numpy())
+    return pack_codes(sign_codes(logits).numpy()), torch.isfinite(logits).all(1).numpy()
+
+
+def packed_codes(model: HashModel, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the packed codes of a batch of which every image has one; see `encode_packed`.
+
+    Raises:
+        DataError: the logits of an image are not finite.
+    """
+    packed, coded = encode_packed(model, images)
+    if not coded.all():
+        raise DataError(NO_CODE)
+    return packed

@@ -32,7 +32,7 @@ from saat.models.checkpoint import (
     read_card,
     weights_checksum,
 )
-from saat.models.hash_model import HashModel, encode_packed
+from saat.models.hash_model import NO_CODE, HashModel, encode_packed, packed_codes
 from saat.recipes.items import Items
 from saat.runtime import atomic_write, progress
 
@@ -58,8 +58,12 @@ class Encoder:
     key: ModelKey
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the packed codes (N, K/8) of images (N, 3, S, S), uint8."""
-        return encode_packed(self.model, images)
+        """Return the packed codes (N, K/8) of images (N, 3, S, S), uint8.
+
+        Raises:
+            DataError: an image has no code.
+        """
+        return packed_codes(self.model, images)
 
     def prepare(self, content: Content) -> NDArray[np.uint8]:
         """Decode an image file to uint8 (3, S, S).
@@ -73,7 +77,7 @@ class Encoder:
         """Return the packed code (1, K/8) of one image file.
 
         Raises:
-            DataError: the content is damaged, too large, or no image.
+            DataError: the content is damaged, too large, no image, or one without a code.
         """
         return self.encode(self.prepare(content)[None])
 
@@ -183,7 +187,8 @@ def encode_items(items: Items, encoder: Encoder, folder: Path, *, batch_size: in
     with progress(nothing, "encode", unit="image", total=len(items), quiet=quiet) as bar:
         bar.update(resumed)
         for rows, decoded in zip(batches, _ahead(decode, batches), strict=True):
-            batch = _encode_batch([items.identities[row] for row in rows], decoded, encoder)
+            named = [(items.identities[row], collection.item_names[row]) for row in rows]
+            batch = _encode_batch(named, decoded, encoder)
             _write_batch(folder, {identity: code for identity, code in batch.items() if isinstance(code, bytes)})
             done |= batch
             bar.update(len(rows))
@@ -239,13 +244,18 @@ def _ahead(decode: Callable[[list[int]], Decoded], batches: Iterable[list[int]])
             yield waiting.popleft().result()
 
 
-def _encode_batch(identities: list[str], decoded: Decoded, encoder: Encoder) -> dict[str, bytes | str]:
-    """Return the code of each image, or the reason why it has none, by identity."""
+def _encode_batch(named: list[tuple[str, str]], decoded: Decoded, encoder: Encoder) -> dict[str, bytes | str]:
+    """Return the code of each image, by identity and name, or the reason why it has none, by identity."""
     sound = np.array([bool(digest) for digest in decoded.digests])
-    codes = iter(encoder.encode(decoded.images[sound]) if sound.any() else ())
-    reasons = iter(decoded.damaged)
-    found = [next(codes).tobytes() if has else next(reasons) for has in sound]
-    return dict(zip(identities, found, strict=True))
+    codes = zip(*encode_packed(encoder.model, decoded.images[sound]), strict=True)
+    reasons, found = iter(decoded.damaged), dict[str, bytes | str]()
+    for (identity, name), has in zip(named, sound, strict=True):
+        if has:
+            code, coded = next(codes)
+            found[identity] = code.tobytes() if coded else f"{name}: {NO_CODE}"
+        else:
+            found[identity] = next(reasons)
+    return found
 
 
 def _write_batch(folder: Path, codes: dict[str, bytes]) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from saat.errors import SaatError
+
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
@@ -38,7 +40,7 @@ class Batcher(Generic[Asked, Answer]):
     not in between: a hand-over from thread to thread through the loop costs nearly as much as HTTP.
 
     Args:
-        run: answers a batch, in order.
+        run: answers a batch, in order; an error in the place of an answer is that of one caller.
         makers: threads that make queries ready, so that few are being made at a time, however many wait.
         most: queries in a batch.
         wait: seconds for which a batch stays open.
@@ -48,7 +50,7 @@ class Batcher(Generic[Asked, Answer]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Asked]], Sequence[Answer]],
+        run: Callable[[Sequence[Asked]], Sequence[Answer | SaatError]],
         *,
         makers: int = 1,
         most: int = 32,
@@ -149,6 +151,9 @@ class Batcher(Generic[Asked, Answer]):
             done = [(request, error) for request, _ in batch]
         else:
             for (request, _), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, SaatError):
+                    done.append((request, answer))
+                    continue
                 request.answers.append(answer)
                 if len(request.answers) == len(request.makes):
                     done.append((request, None))

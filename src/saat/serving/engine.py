@@ -20,7 +20,7 @@ from saat.index.catalog import BACKEND, INDEXES, check_radius, make_index, neare
 from saat.index.content import IndexContent
 from saat.index.remote import RemoteIndex
 from saat.index.where import compared, select_ids
-from saat.models.hash_model import HashModel, encode_packed
+from saat.models.hash_model import NO_CODE, HashModel, encode_packed, packed_codes
 from saat.runtime import device_of
 from saat.serving.hits import Answer, Hit, Item, Risk
 from saat.serving.query import Among, Query
@@ -61,10 +61,8 @@ class SearchEngine:
     ) -> None:
         # Fixed here, once: `frozen` in two threads at a time would restore what the other has set.
         self.model = model.eval().requires_grad_(False)
-        self.image_size = image_size
-        self.threads = threads
-        check_choice("backend", backend, INDEXES)
-        self.backend = backend
+        self.image_size, self.threads = image_size, threads
+        self.backend = check_choice("backend", backend, INDEXES)
         self._crop_border, self._read, self._remote = crop_border, read, remote
         self._assess = assess
         self._lock = threading.Lock()
@@ -112,18 +110,17 @@ class SearchEngine:
         return decode_image(content, size=self.image_size, crop_border=self._crop_border)
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the packed codes (B, K/8) of images, uint8 (B, 3, S, S)."""
-        return encode_packed(self.model, images)
+        """Return the packed codes (B, K/8) of images, uint8 (B, 3, S, S); `DataError` where one has none."""
+        return packed_codes(self.model, images)
 
-    def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        """Return the hits of each query, as `search`, with its risk and how many items its radius holds."""
-        risks: list[Risk | None] = [None] * len(queries)
+    def answer(self, queries: Sequence[Query]) -> list[Answer | DataError]:
+        """Return the hits of each query, with its risk and how many items its radius holds, or why it has no code."""
         looked_at = {row: query.image for row, query in enumerate(queries) if query.image is not None}
-        if looked_at:
-            for row, risk in zip(looked_at, self.assess(np.stack(list(looked_at.values()))), strict=True):
-                risks[row] = risk
-        found = zip(self._found(queries), risks, strict=True)
-        return [Answer(hits, risk, within) for (hits, within), risk in found]
+        assessed = self.assess(np.stack(list(looked_at.values()))) if looked_at else []
+        risks = dict(zip(looked_at, assessed, strict=True))
+        packed, coded = self._encoded(queries)
+        rows = enumerate(self._found(queries, packed))
+        return [Answer(hits, risks.get(row), held) if coded[row] else DataError(NO_CODE) for row, (hits, held) in rows]
 
     def assess(self, images: NDArray[np.uint8]) -> list[Risk] | list[None]:
         """Return the risk of each image, uint8 (B, 3, S, S); none without a detector."""
@@ -134,8 +131,12 @@ class SearchEngine:
 
         Raises:
             ArgumentError: a radius is below 0, or refused by `check_radius`.
+            DataError: an image has no code.
         """
-        return [hits for hits, _ in self._found(queries)]
+        packed, coded = self._encoded(queries)
+        if not coded.all():
+            raise DataError(NO_CODE)
+        return [hits for hits, _ in self._found(queries, packed)]
 
     def check_radius(self, radius: int | None) -> None:
         """Raise `ArgumentError` if there is a radius and it takes another backend, see `catalog.check_radius`."""
@@ -231,16 +232,16 @@ class SearchEngine:
         places = np.sort(generator.choice(len(content), min(count, len(content)), replace=False))
         return [Item(int(row["id"]), name_of(row), shown(row)) for row in content.rows(places)]
 
-    def _encoded(self, queries: Sequence[Query]) -> NDArray[np.uint8]:
-        """Return the packed codes (Q, K/8) of queries; images are encoded together."""
-        packed = np.empty((len(queries), self.model.code_length // 8), np.uint8)
+    def _encoded(self, queries: Sequence[Query]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return the packed codes (Q, K/8) of queries, and which have one (Q,); images are encoded together."""
+        packed, coded = np.empty((len(queries), self.model.code_length // 8), np.uint8), np.ones(len(queries), np.bool_)
         images = [row for row, query in enumerate(queries) if query.aim.ndim == 3]
         if images:
-            packed[images] = self.encode(np.stack([queries[row].aim for row in images]))
+            packed[images], coded[images] = encode_packed(self.model, np.stack([queries[row].aim for row in images]))
         for row, query in enumerate(queries):
             if query.aim.ndim == 1:
                 packed[row] = query.aim
-        return packed
+        return packed, coded
 
     def _around(self, number: int) -> IndexContent:
         """Return items among which that of this id is, if there is one."""
@@ -270,9 +271,9 @@ class SearchEngine:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
-    def _found(self, queries: Sequence[Query]) -> list[tuple[list[Hit], int | None]]:
-        """Return the hits of each query, and how many items its radius holds."""
-        packed, everything = self._encoded(queries), self._all
+    def _found(self, queries: Sequence[Query], packed: NDArray[np.uint8]) -> list[tuple[list[Hit], int | None]]:
+        """Return the hits of each query by its code, and how many items its radius holds."""
+        everything = self._all
         found: list[tuple[list[Hit], int | None]] = [([], None) for _ in queries]
         together: dict[Among, list[int]] = {}
         for row, query in enumerate(queries):
