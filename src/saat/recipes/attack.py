@@ -32,6 +32,7 @@ from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.outside import ServiceSearch, check_service, running_service
 from saat.recipes.subject import Subject, check_train_labels, load_subject, name_of, purified
+from saat.recipes.suite import FIRST_STATE
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
 from saat.types import has_label
@@ -150,6 +151,8 @@ class AttackConfig(RunOptions):
 def attack(config: AttackConfig) -> dict[str, Any]:
     """Attack by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
+    if (config.out / FIRST_STATE).exists():
+        raise ArgumentError(f"`out` is a folder without a suite, whose report.json it would replace; got {config.out}")
     make_folder(config.out)  # before the search, which would be lost
     for path in config.surrogate or []:
         read_card(path)  # they are loaded once the subject is encoded, which may take long

@@ -28,10 +28,9 @@ from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.sanity import entries_of, find_flags
 from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
-from saat.models.checkpoint import weights_checksum
 from saat.models.smoothing import add_noise, count_votes, majority_codes
 from saat.recipes.certificates import by_radius, print_certificates
-from saat.recipes.claims import claim
+from saat.recipes.claims import claim_measurement
 from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
@@ -95,8 +94,8 @@ def certify(config: CertifyConfig) -> dict[str, Any]:
     check_train_labels(subject, needed_by="the attack beside a certificate")
     check_reach(config, subject.model.code_length)
     rows = draw_queries(subject.splits.query.labels, config)
-    claim_folder(config, subject, device)
     codes = encode_subject(subject, quiet=config.quiet)
+    claim_folder(config, subject, codes, device)
     votes = collect_votes(config, subject, codes, rows, device)
     report = measure(config, subject, codes, rows, votes)
     write_text(config.out / "report.json", json.dumps(report, indent=2) + "\n")
@@ -136,22 +135,16 @@ def draw_queries(labels: Tensor, config: CertifyConfig) -> Tensor:
     return rows[order[: config.queries]].sort().values
 
 
-def claim_folder(config: CertifyConfig, subject: Subject, device: torch.device) -> None:
+def claim_folder(config: CertifyConfig, subject: Subject, codes: SubjectCodes, device: torch.device) -> None:
     """Write down what the folder holds, so that no other run mixes its votes with these. Alpha changes no vote.
 
     Raises:
         ArgumentError: the folder holds another run.
     """
     names = ("sigma", "samples", "radii", "queries", "batch_size", "seed")
-    identity = {name: getattr(config, name) for name in names} | {
-        "precision": config.precision_on(device),  # of `auto`, another one elsewhere
-        "model": subject.about["backbone"],
-        "weights": weights_checksum(subject.model),
-        "database_weights": weights_checksum(subject.database_model),
-        "checksums": subject.splits.manifest()["checksums"],
-        **subject.frame,
-    }
-    claim(config.out / STATE_FILE, identity)
+    told = {name: getattr(config, name) for name in names}
+    told["precision"] = config.precision_on(device)  # of `auto`, another one elsewhere
+    claim_measurement(config.out / STATE_FILE, told, subject, codes)
 
 
 def collect_votes(

@@ -7,8 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from saat import __version__
 from saat.errors import ArgumentError, DataError
+from saat.models.checkpoint import weights_checksum
+from saat.recipes.outcome import SubjectCodes
+from saat.recipes.subject import Subject
 from saat.runtime import write_text
+
+
+def claim_measurement(path: Path, options: Mapping[str, Any], subject: Subject, codes: SubjectCodes) -> None:
+    """Write to `path` what a measurement is that goes on where it was stopped: its options, the model and the data.
+
+    The codes are part of it, since the code of a user's own model can change while its weights stay.
+
+    Raises:
+        ArgumentError: the folder holds another run.
+        DataError: what is there is damaged.
+    """
+    identity = {
+        "saat": __version__,
+        **options,
+        "model": subject.about["backbone"],
+        "weights": weights_checksum(subject.model),
+        "database_weights": weights_checksum(subject.database_model),
+        "purifier": subject.about.get("purifier"),
+        "checksums": subject.splits.manifest()["checksums"],
+        **subject.frame,
+        "codes": codes.checksum(),
+    }
+    claim(path, identity)
 
 
 def claim(path: Path, identity: Mapping[str, Any]) -> None:

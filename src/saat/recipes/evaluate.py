@@ -105,9 +105,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_train_labels(subject, needed_by=f"`suite` {config.suite}")
     subject = purified(subject, config.purifier, seed=config.seed, quiet=config.quiet)
     options = suite_options(config, subject, device)
-    if options is not None:
-        claim_folder(options, subject)
     codes = encode_subject(subject, quiet=config.quiet)
+    if options is not None:
+        claim_folder(options, subject, codes)
     clean_codes = sign_codes(codes.query_logits)
     clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
     corrupted = measure_corruptions(subject, codes) if config.corruptions else {}

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from saat import __version__
 from saat.attacks.base import Attack
 from saat.attacks.goals import SemanticGoal
 from saat.attacks.objectives import flips_objective
@@ -28,7 +27,7 @@ from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
-from saat.recipes.claims import claim
+from saat.recipes.claims import claim_measurement
 from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import Outcome, SubjectCodes
 from saat.recipes.subject import Subject
@@ -193,30 +192,16 @@ def make_batches(
     return batch_of
 
 
-def claim_folder(options: SuiteOptions, subject: Subject) -> None:
+def claim_folder(options: SuiteOptions, subject: Subject, codes: SubjectCodes) -> None:
     """Write down what the folder holds, so that no other run mixes its images with these.
 
     Raises:
         ArgumentError: the folder holds another run.
     """
-    threat = options.threat
-    identity = {
-        "saat": __version__,
-        "norm": threat.norm,
-        "epsilon": threat.epsilon,
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "precision": options.precision,
-        "seed": options.seed,
-        "model": subject.about["backbone"],
-        "weights": weights_checksum(subject.model),
-        "database_weights": weights_checksum(subject.database_model),
-        "purifier": subject.about.get("purifier"),
-        "surrogates": [weights_checksum(other.model) for other in options.surrogates],
-        "checksums": subject.splits.manifest()["checksums"],
-        **subject.frame,
-    }
-    claim(options.out / FIRST_STATE, identity)
+    names = ("suite", "steps", "batch_size", "precision", "seed")
+    told = vars(options.threat) | {name: getattr(options, name) for name in names}
+    told["surrogates"] = [weights_checksum(other.model) for other in options.surrogates]
+    claim_measurement(options.out / FIRST_STATE, told, subject, codes)
 
 
 def _member_on(

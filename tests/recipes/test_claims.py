@@ -1,0 +1,81 @@
+"""A folder in use is that of one run: of one model, with the code that it has, one suite, and no attack beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from saat.cli import main
+from saat.recipes.outcome import SubjectCodes
+
+DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60", "--quiet=true"]
+OWN = ["--model=test_claims:Own", *DATA]
+SUITE = ["evaluate", "--suite=fast", "--steps=1", "--batch_size=10"]
+CERTIFY = ["certify", "--samples=40", "--queries=2", "--radii=[0.02]"]
+
+
+class Own(nn.Module):
+    """A model whose code may change while its weights stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(192, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head((self.pooled(images) - 0.5).flatten(1))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(images, 4)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr("saat.evaluation.trials.RADII", ())
+    monkeypatch.setattr("saat.evaluation.trials.SWEEP_STEPS", (1, 2))
+    monkeypatch.setattr("saat.recipes.certify.ATTACK_STEPS", 1)
+    monkeypatch.setattr("saat.recipes.certify.EOT_SAMPLES", 1)
+    monkeypatch.setattr("saat.recipes.certify.SELECTION_SAMPLES", 10)
+
+
+@pytest.mark.parametrize("command", [SUITE, CERTIFY])
+def test_an_own_model_whose_code_has_changed_is_another_run(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import test_claims
+
+    words = [*command, *OWN, f"--out={tmp_path}"]
+    assert main(words) == 0
+    assert main(words) == 0  # with the same code it goes on
+    monkeypatch.setattr(test_claims.Own, "pooled", lambda self, images: nn.functional.avg_pool2d(images, 4))
+    assert main(words) == 2
+    assert "holds another (codes: '" in capsys.readouterr().err
+
+
+def test_rounding_of_logits_makes_no_other_model() -> None:
+    logits, database = torch.tensor([[0.5, -2.0]]), torch.ones(3, 2, dtype=torch.int8)
+    codes, rounded, other = (
+        SubjectCodes(found, there, there)
+        for found, there in ((logits, database), (logits * (1 + 1e-6), database), (logits, -database))
+    )
+    assert codes.checksum() == rounded.checksum() != other.checksum()
+    assert codes.checksum() != SubjectCodes(-logits, database, database).checksum()
+
+
+def test_a_folder_with_a_suite_takes_no_other_suite_and_no_attack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"--out={tmp_path}"
+    assert main([*SUITE, *OWN, out]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*SUITE, *OWN, out, "--suite=paper"]) == 2
+    assert "suite: 'fast' there, 'paper' now" in capsys.readouterr().err
+    assert main(["attack", "--steps=1", *OWN, out]) == 2
+    assert f"`out` is a folder without a suite, whose report.json it would replace; got {tmp_path}" in (
+        capsys.readouterr().err
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
