@@ -96,6 +96,19 @@ def test_bits_that_break_their_certificate_are_counted(whole: Path, tiny: Path, 
     assert found["certified_map"] == report_of(whole)["certified_map"]
 
 
+def test_votes_that_have_collapsed_are_flagged(whole: Path, tiny: Path, tmp_path: Path) -> None:
+    for name in ("certify.json", "votes/00000.safetensors", "votes/00001.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    for path in (tmp_path / "votes").iterdir():
+        votes = load_file(path)
+        votes["selection"][:], votes["clean"][:] = 20, 40  # all noisy copies, for every bit
+        save_file(votes, path)
+    assert main(words(tiny, tmp_path)) == 0
+    told = {flag["name"]: flag["message"] for flag in report_of(tmp_path)["flags"]}
+    assert "1 distinct query codes" in told["collapsed-codes"]
+
+
 def test_each_batch_and_radius_is_attacked_from_starts_of_its_own(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
 

@@ -41,16 +41,15 @@ class Flag:
 def collapsed_codes(clean: RetrievalMetrics) -> Flag | None:
     """Flag a database that has fallen onto a few codes: a constant code scores chance under every attack."""
     groups = 1.0 / clean.relevant_share if clean.relevant_share > 0 else 1.0
-    enough = min(max(2.0, MIN_CODES_PER_GROUP * groups), 2.0**clean.code_length)
+    enough = min(max(2.0, MIN_CODES_PER_GROUP * groups), 2.0**clean.code_length, clean.database)
     if clean.distinct_codes >= enough and clean.bit_entropy >= MIN_BIT_ENTROPY:
         return None
     found = f"{clean.distinct_codes} distinct database codes, mean bit entropy {clean.bit_entropy:.3f}"
     return Flag("collapsed-codes", f"the model tells few images apart: {found}")
 
 
-def collapsed_queries(logits: Tensor) -> Flag | None:
-    """Flag queries that have fallen onto one code while the database, encoded by another model, has not."""
-    codes = sign_codes(logits)
+def collapsed_queries(codes: Tensor) -> Flag | None:
+    """Flag queries, int8 (Q, K), that have fallen onto one code while the database, encoded in another way, has not."""
     entropy = bit_entropies(codes).mean().item()
     if len(codes) < 2 or entropy >= MIN_BIT_ENTROPY:
         return None
@@ -197,6 +196,7 @@ def find_flags(
     attacked: RetrievalMetrics | None,
     *,
     logits: Tensor,
+    codes: Tensor | None = None,
     overlap: int,
     vanished: float = 0.0,
     instability: float = 0.0,
@@ -211,6 +211,7 @@ def find_flags(
         clean: of the clean queries.
         attacked: of the attacked ones, if they were.
         logits: (Q, K) of the clean queries.
+        codes: int8 (Q, K), those the clean queries search with, if these are not the signs of `logits`.
         overlap: queries that are in the database.
         vanished: share of the queries at which the attack finds no gradient to begin with.
         instability: of two passes, see `trials.instability`; trials have their own.
@@ -220,7 +221,7 @@ def find_flags(
         before_rounding: the lowest average precision of each query, float64 (Q,), of images that were rounded since.
     """
     found = [
-        collapsed_codes(clean) or collapsed_queries(logits),
+        collapsed_codes(clean) or collapsed_queries(sign_codes(logits) if codes is None else codes),
         clean_at_chance(clean),
         attacked_above_clean(clean, attacked) if attacked is not None else None,
         saturated_logits(logits),

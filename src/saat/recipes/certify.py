@@ -238,7 +238,8 @@ def measure(
         sigma=config.sigma,
         alpha=config.alpha,
     )
-    flags = find_flags(clean, None, logits=codes.query_logits[rows], overlap=subject.splits.overlap())
+    overlap = subject.splits.overlap()
+    flags = find_flags(clean, None, logits=codes.query_logits[rows], codes=smoothed, overlap=overlap)
     return {
         **entries_of(flags),
         "saat": __version__,

@@ -27,6 +27,7 @@ from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.subject import Subject
 from saat.runtime import atomic_write, write_text
+from saat.types import has_label
 
 EXAMPLES = 8
 
@@ -120,7 +121,8 @@ class Outcome:
         """
         splits, clean_codes = self.subject.splits, sign_codes(self.codes.query_logits)
         clean_images = splits.query.images.float() / 255.0
-        flipped = bit_flip_rate(clean_codes, self.attacked)
+        rows = has_label(splits.query.labels if self.targets is None else self.targets)  # those that were attacked
+        flipped = bit_flip_rate(clean_codes[rows], self.attacked[rows])
         [flipped_interval] = bootstrap_intervals(flipped[:, None])
         self._save_images(out / "adversarial.safetensors")
         report: dict[str, Any] = {
@@ -145,8 +147,8 @@ class Outcome:
             "attacked": attacked.to_json(),
             "bit_flip_rate": flipped.mean().item(),
             "bit_flip_rate_interval": list(flipped_interval),
-            "bit_flip_rate_chance": chance_bit_flip_rate(clean_codes),
-            "change": _finite(summarize_change(self.adversarial, clean_images)),
+            "bit_flip_rate_chance": chance_bit_flip_rate(clean_codes[rows]),
+            "change": _finite(summarize_change(self.adversarial[rows], clean_images[rows])),
             "attack": attack,
             "examples": write_examples(
                 out,
