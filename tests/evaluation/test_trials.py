@@ -16,6 +16,8 @@ from saat.evaluation.trials import (
     vanished_share,
 )
 
+SWEEPS = ("radii", "steps")
+
 
 def test_a_sound_model_falls_as_radius_and_steps_grow():
     batch = scene(Linear()).batch
@@ -28,7 +30,7 @@ def test_a_sound_model_falls_as_radius_and_steps_grow():
         assert means == sorted(means, reverse=True)
         assert means[0] > means[-1] + 0.2
         assert all(values.shape == (40,) for values in sweep.values())
-    assert torch.equal(trials.radii[8 / 255], trials.steps[20])
+    assert trials.radii[8 / 255] is trials.steps[20]  # one attack, which runs once
     assert torch.equal(trials.radii[0.0], batch.average_precision(batch.images))
     assert trials.radii[2 / 255].mean() < trials.radii[0.0].mean()
 
@@ -54,6 +56,20 @@ def test_trials_come_back_from_their_tensors():
         list(trials.steps),
         trials.epsilon,
     )
+
+
+def test_trials_of_batches_are_joined_query_by_query():
+    one, other = run_trials(scene(Linear()).batch), run_trials(scene(Masked()).batch)
+    one = replace(one, instability=0.25)
+    few = replace(other, **{name: {key: value[:10] for key, value in getattr(other, name).items()} for name in SWEEPS})
+    joined = Trials.joined([one, few])
+    assert joined.vanished_gradients == pytest.approx((40 * one.vanished_gradients + 10 * few.vanished_gradients) / 50)
+    assert few.vanished_gradients > one.vanished_gradients
+    assert (joined.instability, joined.epsilon) == (0.25, one.epsilon)
+    for name in SWEEPS:
+        for key, values in getattr(joined, name).items():
+            assert torch.equal(values, torch.cat([getattr(one, name)[key], getattr(few, name)[key]]))
+    assert Trials.joined([one]).to_json() == one.to_json()
 
 
 def test_no_radius_is_beyond_that_of_plain_gray():

@@ -16,6 +16,8 @@ from saat.cli import main
 from saat.defenses.purification import PurifiedModel
 from saat.defenses.purifiers import BitDepth, Jpeg, Purifier
 from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.suite import SuiteBatch
+from saat.evaluation.trials import Trials, run_trials
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import encode_subject
@@ -70,10 +72,18 @@ def test_a_suite_sees_no_vanished_gradients_and_a_purifier_is_part_of_the_run(
     monkeypatch.setattr("saat.evaluation.trials.SWEEP_STEPS", (1, 2))
     words = ["evaluate", f"--checkpoint={tiny}", f"--out={tmp_path}", "--suite=fast", "--steps=2", "--quiet=true"]
     words += ["--batch_size=8"]
+    sizes: list[int] = []
+
+    def counted(batch: SuiteBatch) -> Trials:
+        sizes.append(len(batch.images))
+        return run_trials(batch)
+
+    monkeypatch.setattr("saat.recipes.suite.run_trials", counted)
     assert main([*words, "--purifier=resize-pad"]) == 0
     report = report_of(tmp_path)
     trials = report["attack"]["trials"]
     assert (trials["vanished_gradients"], trials["instability"]) == (0.0, 0.0)
+    assert sizes == [8, 8, 4]
     assert report["attacked_map"] < report["clean_map"]
     searched = {name: found["model_evaluations"] for name, found in report["attack"]["members"].items()}
     assert searched == dict.fromkeys(searched, 8 * (2 + 2) * 20)  # all draws of two steps, a start and an end

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Self
 
 import torch
@@ -44,6 +45,20 @@ class Trials:
     def beyond_epsilon(self) -> Tensor:
         """Return the average precision of the queries at the next radius above epsilon."""
         return self.radii[min((radius for radius in self.radii if radius > self.epsilon), default=max(self.radii))]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the trials of all queries from those of their batches, at least one, which share radii and steps."""
+        first = parts[0]
+        sizes = [len(part.radii[0.0]) for part in parts]
+        vanished = sum(size * part.vanished_gradients for size, part in zip(sizes, parts, strict=True))
+        return cls(
+            vanished_gradients=vanished / sum(sizes),
+            instability=max(part.instability for part in parts),
+            radii={radius: torch.cat([part.radii[radius] for part in parts]) for radius in first.radii},
+            steps={steps: torch.cat([part.steps[steps] for part in parts]) for steps in first.steps},
+            epsilon=first.epsilon,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of this as tensors, to be kept in a file."""
@@ -88,14 +103,15 @@ def run_trials(batch: SuiteBatch) -> Trials:
     epsilon, largest = batch.threat.epsilon, gray_radius(batch.threat, batch.images)
     mainstay = SemanticGoal(batch.bank, make_objective=flips_objective)(batch.model, batch.images, batch.labels)
     radii = [*(share * epsilon for share in RADII if share * epsilon < largest), largest]
+    attacked = cache(partial(_attacked, batch))  # the most steps at epsilon belong to both sweeps
     return Trials(
         vanished_gradients=vanished_share(batch.model, batch.images, mainstay),
         instability=instability(batch.model, batch.images),
         radii={
             0.0: batch.average_precision(batch.images).cpu(),
-            **{radius: _attacked(batch, radius, SWEEP_STEPS[-1]) for radius in radii},
+            **{radius: attacked(radius, SWEEP_STEPS[-1]) for radius in radii},
         },
-        steps={steps: _attacked(batch, epsilon, steps) for steps in SWEEP_STEPS},
+        steps={steps: attacked(epsilon, steps) for steps in SWEEP_STEPS},
         epsilon=epsilon,
     )
 

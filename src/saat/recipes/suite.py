@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -147,14 +147,13 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         better = rows[metrics.average_precision < lowest]
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)
-    first = batch_of(rows[:TRIAL_QUERIES], worst_images)
-    trials = _trials(options, subject, first)
+    first = [batch_of(part, worst_images) for part in torch.split(rows[:TRIAL_QUERIES], options.batch_size)]
     return SuiteResult(
         images=worst_images,
         codes=worst,
         members=members,
-        trials=trials,
-        any_code_map=_any_code_map(first.deployment, worst[rows].to(device), query.labels[rows].to(device)),
+        trials=_trials(options, subject, first),
+        any_code_map=_any_code_map(first[0].deployment, worst[rows].to(device), query.labels[rows].to(device)),
         largest_change=_verified(options.threat, worst_images, query.images, of="the worst case"),
     )
 
@@ -224,14 +223,17 @@ def _member_on(
     return kept_tensors(path, make)
 
 
-def _trials(options: SuiteOptions, subject: Subject, batch: SuiteBatch) -> Trials:
+def _trials(options: SuiteOptions, subject: Subject, batches: Sequence[SuiteBatch]) -> Trials:
     """Return the trials of the first queries, from their file if they have run before."""
     path = options.out / "members" / f"{options.suite}-trials.safetensors"
 
     def make() -> dict[str, Tensor]:
-        restart_draws(batch.model, options.seed, "trials")
-        stable = instability(subject.model, batch.images)  # of the model itself, not of a view
-        return replace(run_trials(batch), instability=stable).tensors()
+        found = []
+        for number, batch in enumerate(batches):
+            restart_draws(batch.model, options.seed, "trials", number)
+            stable = instability(subject.model, batch.images)  # of the model itself, not of a view
+            found.append(replace(run_trials(batch), instability=stable))
+        return Trials.joined(found).tensors()
 
     return Trials.of(kept_tensors(path, make))
 
