@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from saat.cli import main
+from saat.recipes import outcome
 from saat.recipes.outcome import SubjectCodes
+from saat.recipes.subject import Subject
+from saat.recipes.suite import FIRST_STATE
 
 DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60", "--quiet=true"]
 OWN = ["--model=test_claims:Own", *DATA]
@@ -56,14 +59,25 @@ def test_an_own_model_whose_code_has_changed_is_another_run(
     assert "holds another (codes: '" in capsys.readouterr().err
 
 
-def test_rounding_of_logits_makes_no_other_model() -> None:
-    logits, database = torch.tensor([[0.5, -2.0]]), torch.ones(3, 2, dtype=torch.int8)
-    codes, rounded, other = (
-        SubjectCodes(found, there, there)
-        for found, there in ((logits, database), (logits * (1 + 1e-6), database), (logits, -database))
-    )
-    assert codes.checksum() == rounded.checksum() != other.checksum()
-    assert codes.checksum() != SubjectCodes(-logits, database, database).checksum()
+def test_a_bit_that_another_machine_rounds_otherwise_makes_no_other_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SUITE, *OWN, f"--out={tmp_path}"]
+    assert main(words) == 0
+    first, encoded = (tmp_path / FIRST_STATE).read_text(), outcome.encode_subject
+
+    def turned(subject: Subject, *, quiet: bool) -> SubjectCodes:
+        codes = encoded(subject, quiet=quiet)
+        codes.query_logits[0, :bits] *= -1
+        return codes
+
+    monkeypatch.setattr("saat.recipes.evaluate.encode_subject", turned)
+    bits = 1
+    assert main(words) == 0  # of 70 codes of 16 bits
+    assert (tmp_path / FIRST_STATE).read_text() == first  # and does not drift away, bit by bit
+    bits = 2
+    assert main(words) == 2
+    assert "holds another (codes: '" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_suite_takes_no_other_suite_and_no_attack(

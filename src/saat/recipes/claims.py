@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
+import torch
+
 from saat import __version__
+from saat.bits import pack_codes
 from saat.errors import ArgumentError, DataError
+from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.recipes.outcome import SubjectCodes
 from saat.recipes.subject import Subject
 from saat.runtime import write_text
 
+CODES = 100  # of queries, and as many of the database, that are written down
+ROUNDED = 1e-3  # share of their bits that may differ: another machine rounds logits near zero to the other side
+
 
 def claim_measurement(path: Path, options: Mapping[str, Any], subject: Subject, codes: SubjectCodes) -> None:
     """Write to `path` what a measurement is that goes on where it was stopped: its options, the model and the data.
 
-    The codes are part of it, since the code of a user's own model can change while its weights stay.
+    Codes are part of it, since the program of a user's own model can change while its weights stay.
 
     Raises:
         ArgumentError: the folder holds another run.
@@ -33,9 +41,28 @@ def claim_measurement(path: Path, options: Mapping[str, Any], subject: Subject, 
         "purifier": subject.about.get("purifier"),
         "checksums": subject.splits.manifest()["checksums"],
         **subject.frame,
-        "codes": codes.checksum(),
+        "codes": _first_codes(codes),
     }
+    if path.exists() and _as_rounded(there := _read(path).get("codes"), identity["codes"]):
+        identity["codes"] = there
     claim(path, identity)
+
+
+def _first_codes(codes: SubjectCodes) -> str:
+    """Return codes of queries and database, packed, in hexadecimal digits."""
+    parts = (sign_codes(codes.query_logits[:CODES]), codes.database[:CODES])
+    return pack_codes(torch.cat(parts).numpy()).tobytes().hex()
+
+
+def _as_rounded(there: object, now: str) -> bool:
+    """Return whether codes differ in so few bits as rounding may change.
+
+    >>> _as_rounded("00" * 200, "01" + "00" * 199), _as_rounded("00", "01"), _as_rounded(None, "01")
+    (True, False, False)
+    """
+    if not isinstance(there, str) or len(there) != len(now):
+        return False
+    return (int(there, 16) ^ int(now, 16)).bit_count() <= ROUNDED * 4 * len(now)
 
 
 def claim(path: Path, identity: Mapping[str, Any]) -> None:
@@ -49,7 +76,11 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
         there = _read(path)
         changed = sorted(key for key in identity if there.get(key) != identity[key])
         if changed:
-            found = ", ".join(f"{key}: {there[key]!r} there, {identity[key]!r} now" for key in changed if key in there)
+            found = ", ".join(
+                f"{key}: {shortened(there[key])} there, {shortened(identity[key])} now"
+                for key in changed
+                if key in there
+            )
             found = found or f"of an earlier version of saat, which did not write down {', '.join(changed)}"
             rule = "`out` is a new folder or that of the same run"
             raise ArgumentError(f"{rule}; {path.parent} holds another ({found})")

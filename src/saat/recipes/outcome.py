@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -49,14 +48,6 @@ class SubjectCodes:
     def bank(self, subject: Subject, device: torch.device) -> CodeBank:
         """Return what an attacker knows: codes and labels of the train split."""
         return CodeBank(self.train.to(device), subject.splits.train.labels.to(device))
-
-    def checksum(self) -> str:
-        """Return a checksum of the codes of queries and database, 32 hexadecimal digits.
-
-        Codes, not logits: these differ by rounding from one machine to another.
-        """
-        parts = (sign_codes(self.query_logits), self.database)
-        return hashlib.sha256(b"".join(codes.numpy().tobytes() for codes in parts)).hexdigest()[:32]
 
 
 def encode_subject(subject: Subject, *, quiet: bool) -> SubjectCodes:
