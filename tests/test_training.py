@@ -172,3 +172,29 @@ def test_passes_of_a_teacher_count_and_nothing_stays_on_the_models(tmp_path):
         model(SPLIT.images[:3] / 255)
         teacher(SPLIT.images[:2] / 255)
     assert count() == 5
+
+
+def test_logits_that_are_not_finite_from_the_start_are_the_models(tmp_path):
+    model = nn.Sequential(tiny_model(), nn.Threshold(torch.inf, torch.nan))
+    step = HashingStep(build_loss("csq", labels=SPLIT.labels, code_length=8))
+    with pytest.raises(ArgumentError, match="finite logits before it is trained; got others for 10 of 10"):
+        fit(model, step, SPLIT, FitOptions(), folder=tmp_path, run={}, quiet=True)
+
+
+def test_a_folder_of_a_model_with_other_weights_is_refused(tmp_path):
+    run(tmp_path, FitOptions(epochs=1))
+    step = HashingStep(build_loss("csq", labels=SPLIT.labels, code_length=8))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
+    with pytest.raises(ArgumentError, match=r"`out` is a new folder; .* has a run of a model with other weights"):
+        fit(other, step, SPLIT, FitOptions(epochs=1), folder=tmp_path, run={"name": "test"}, quiet=True)
+
+
+def test_a_state_that_is_no_tensor_is_named(tmp_path):
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 1}
+
+    step = HashingStep(build_loss("csq", labels=SPLIT.labels, code_length=8))
+    model = nn.Sequential(nn.Flatten(), Counting(192, 8))
+    with pytest.raises(ArgumentError, match=r"a state of tensors, as files keep it; 1\._extra_state is dict"):
+        fit(model, step, SPLIT, FitOptions(epochs=1, average=0.9), folder=tmp_path, run={}, quiet=True)

@@ -96,6 +96,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights and buffers of a model by name.
+
+    Raises:
+        ArgumentError: its state holds something else.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"`model` has a state of tensors, as files keep it; {name} is {type(value).__name__}")
+    return state
+
+
 def available_cores() -> int:
     """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,6 +17,7 @@ from torch import nn
 from saat.data.loading import batches, count_batches
 from saat.data.splits import ImageSplit
 from saat.errors import ArgumentError, CheckpointError, SaatError, check_at_least, check_choice
+from saat.models.hash_model import check_trainable
 from saat.runtime import (
     as_channels_last,
     atomic_write,
@@ -25,7 +26,9 @@ from saat.runtime import (
     derive_seed,
     device_of,
     make_generator,
+    pixels_of,
     progress,
+    tensors_of,
     write_text,
 )
 from saat.types import Batch, StepOutput, TrainStep
@@ -99,7 +102,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, keep: float) -> None:
         self.keep, self.steps = keep, 0
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.state = {name: value.detach().clone() for name, value in tensors_of(model).items()}
 
     def update(self, model: nn.Module) -> None:
         """Take in the model as it is after a step."""
@@ -167,13 +170,12 @@ def fit(
         the model, those of attacks included, and through the step's `teachers`) and the mean of each part of the loss.
 
     Raises:
-        ArgumentError: no weight of `model` takes a gradient, or `folder` holds another run.
+        ArgumentError: `model` cannot be trained, see `check_trainable`, or `folder` holds another run.
         CheckpointError: the resume state is damaged.
         SaatError: the loss, a weight or a running statistic is no longer finite.
     """
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise ArgumentError("`model` has weights that take a gradient; got none to train")
     device = device_of(model)
+    check_trainable(model, pixels_of(split.images[: min(2, options.batch_size)], device))
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -183,12 +185,11 @@ def fit(
     )
     average = WeightAverage(model, options.average) if options.average else None
     # a user's model may hold infinities of its own, such as the mask of an attention
-    finite = [name for name, value in model.state_dict().items() if bool(torch.isfinite(value).all())]
+    finite = [name for name, value in tensors_of(model).items() if bool(torch.isfinite(value).all())]
     history = _resume(folder / STATE_FILE, run, model, optimizer, step, average)
     steps = count_batches(len(split), options.batch_size)
-    seen = [model, *getattr(step, "teachers", ())]
     bar = progress(range(options.epochs * steps), label, unit="batch", quiet=quiet)
-    with closing(bar), counted_images(seen) as evaluations:
+    with closing(bar), counted_images([model, *getattr(step, "teachers", ())]) as evaluations:
         bar.update(len(history) * steps)
         for epoch in range(len(history), options.epochs):
             torch.manual_seed(derive_seed(seed, "epoch", epoch))  # dropout draws from the global generator
@@ -200,7 +201,7 @@ def fit(
                 rate = options.learning_rate * SCHEDULES[options.schedule]((epoch + number / steps) / options.epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                parts = _update(model, step, optimizer, batch)
+                parts = _update(model, step, optimizer, batch, first=not history and number == 0)
                 if average is not None:
                     average.update(model)
                 for name, value in parts.items():
@@ -223,12 +224,16 @@ def fit(
     return history
 
 
-def _update(model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer, batch: Batch) -> Mapping[str, float]:
+def _update(
+    model: nn.Module, step: TrainStep, optimizer: torch.optim.Optimizer, batch: Batch, *, first: bool
+) -> Mapping[str, float]:
     output = step(model, replace(batch, images=as_channels_last(batch.images)))
     if not bool(torch.isfinite(output.loss)):
-        raise SaatError(
-            f"the loss is no longer finite ({dict(output.parts)}); try a lower `learning_rate`, in another folder"
-        )
+        broken, found = int((~torch.isfinite(model(batch.images)).all(1)).sum()), dict(output.parts)
+        if first and broken:
+            rule = "`model` gives finite logits before it is trained"
+            raise ArgumentError(f"{rule}; got others for {broken} of {len(batch.images)} train images")
+        raise SaatError(f"the loss is no longer finite ({found}); try a lower `learning_rate`, in another folder")
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(output.loss)
     optimizer.step()
@@ -279,7 +284,10 @@ def _resume(
     if changed:
         found = ", ".join(f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in changed)
         raise ArgumentError(f"`out` is a new folder or that of the same run; {path.parent} holds another ({found})")
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ArgumentError(f"`out` is a new folder; {path.parent} has a run of a model with other weights") from error
     optimizer.load_state_dict(state["optimizer"])
     step.load_state_dict(state["step"])
     if average is not None:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from saat.models.folding import folded
 from saat.models.hash_model import (
     HashModel,
     build_model,
+    check_trainable,
     encode_logits,
     encode_packed,
     import_model,
@@ -104,12 +107,18 @@ class Returns(nn.Module):
         return self.value
 
 
+class Squeezed(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :8].squeeze()
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
         (nn.Flatten(), "multiple of 8; got 12"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(5, 8)), r"\(B, 3, 2, 2\).*it raised: mat1 and mat2"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 8)), r"\(2, 3, 2, 2\).*it raised: mat1 and mat2"),
         (Returns([1]), r"float logits \(2, K\); got list"),
+        (Squeezed(), r"images \(1, 3, 2, 2\) to float logits \(1, K\); got \(8,\) torch.float32"),
         (Returns(torch.zeros(2, 8, 1)), r"got \(2, 8, 1\) torch\.float32"),
         (Returns(torch.zeros(1, 8)), r"got \(1, 8\)"),
         (Returns(torch.zeros(2, 8, dtype=torch.int8)), r"got \(2, 8\) torch\.int8"),
@@ -118,6 +127,51 @@ class Returns(nn.Module):
 def test_modules_that_are_no_models_are_named(module, message):
     with pytest.raises(ArgumentError, match=message):
         wrap_module(module, image_size=2)
+
+
+class Trained(nn.Module):
+    """Eight logits, with another answer in train mode."""
+
+    def __init__(self, change: Callable[[nn.Module, torch.Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.change = nn.Linear(12, 8), change
+
+    def forward(self, images: torch.Tensor) -> object:
+        logits = self.layer(images.flatten(1))
+        return self.change(self, logits) if self.training else logits
+
+
+def raises(*_: object) -> object:
+    raise RuntimeError("labels, please")
+
+
+def grows(model: nn.Module, logits: torch.Tensor) -> object:
+    model.register_buffer("seen", torch.zeros(3))
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _, logits: (logits, logits), r"float logits \(2, 8\) in train mode too; got tuple"),
+        (lambda _, logits: logits[:, :4], r"in train mode too; got \(2, 4\) torch\.float32"),
+        (lambda _, logits: logits.detach(), "in train mode too, with a gradient; got some without"),
+        (raises, "in train mode too; it raised: labels, please"),
+        (grows, "has all weights and buffers before it is trained; seen came or went then"),
+    ],
+)
+def test_what_only_train_mode_shows_is_named_before_training(change, message):
+    model = Trained(change)
+    with pytest.raises(ArgumentError, match=message):
+        check_trainable(model, torch.rand(2, 3, 2, 2))
+    assert list(model.state_dict()) == ["layer.weight", "layer.bias"]
+
+
+def test_a_trial_moves_no_statistic():
+    model = tiny_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_trainable(model, torch.rand(2, 3, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 SOURCE = """

@@ -15,7 +15,7 @@ from torch import nn
 from saat import __version__
 from saat.errors import ArgumentError, CheckpointError, check_code_length
 from saat.models.hash_model import HashModel, build_model, import_model
-from saat.runtime import atomic_write, write_text
+from saat.runtime import atomic_write, tensors_of, write_text
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
@@ -75,7 +75,7 @@ def weights_checksum(model: nn.Module) -> str:
 
 def _serialized(model: nn.Module) -> bytes:
     # Clones, since safetensors refuses weights that a user's model ties together.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in tensors_of(model).items()}
     content: bytes = safetensors.torch.save(state)
     return content
 

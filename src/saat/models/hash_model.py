@@ -95,7 +95,7 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     """Wrap any module from images (B, 3, H, W) in [0, 1] to K logits as a HashModel: bring your own.
 
     Args:
-        module: tried on two gray images here, in eval mode.
+        module: tried on two gray images and on one here, in eval mode.
         image_size: H = W of the images, in pixels.
 
     Raises:
@@ -103,18 +103,51 @@ def wrap_module(module: nn.Module, *, image_size: int) -> HashModel:
     """
     if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
         raise ArgumentError("`model` knows the shapes of its weights; found lazy ones, so call it once in its factory")
-    with frozen(module), torch.no_grad():
-        try:
-            logits = module(torch.full((2, 3, image_size, image_size), 0.5, device=device_of(module)))
-        except Exception as error:  # whatever the user's module raises
-            raise ArgumentError(
-                f"`model` maps images (B, 3, {image_size}, {image_size}) in [0, 1] to logits (B, K); it raised: {error}"
-            ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
-        found = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ArgumentError(f"`model` maps 2 images to float logits (2, K); got {found}")
+    for count in (2, 1):  # a module that squeezes its logits takes one image for none
+        shape = (count, 3, image_size, image_size)
+        with frozen(module), torch.no_grad():
+            try:
+                logits = module(torch.full(shape, 0.5, device=device_of(module)))
+            except Exception as error:  # whatever the user's module raises
+                raise ArgumentError(f"`model` maps images {shape} in [0, 1] to logits; it raised: {error}") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count or not logits.is_floating_point():
+            raise ArgumentError(f"`model` maps images {shape} to float logits ({count}, K); got {_kind(logits)}")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     return HashModel(module, nn.Identity(), code_length=logits.shape[1], mean=mean, std=std).to(logits.device)
+
+
+def _kind(value: object) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_trainable(model: nn.Module, images: Tensor) -> None:
+    """Raise unless a model can be trained, by a forward pass in train mode, of a copy so that no statistic moves.
+
+    Args:
+        model: images -> logits.
+        images: float (B, 3, H, W) in [0, 1], on its device; few.
+
+    Raises:
+        ArgumentError: no weight takes a gradient; or in train mode the model raises, gives something else than in eval
+            mode or logits without a gradient, or adds to its state, of which nothing would be trained or kept.
+    """
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ArgumentError("`model` has weights that take a gradient; got none to train")
+    with frozen(model), torch.no_grad():
+        shape = model(images).shape
+    rule = f"`model` maps images {tuple(images.shape)} to float logits {tuple(shape)} in train mode too"
+    try:
+        trained = deepcopy(model).train()
+        logits = trained(images)
+    except Exception as error:  # whatever the user's module raises
+        raise ArgumentError(f"{rule}; it raised: {error}") from error
+    if not isinstance(logits, Tensor) or logits.shape != shape or not logits.is_floating_point():
+        raise ArgumentError(f"{rule}; got {_kind(logits)}")
+    if not logits.requires_grad:
+        raise ArgumentError(f"{rule}, with a gradient; got some without, as under torch.no_grad")
+    changed = sorted(trained.state_dict().keys() ^ model.state_dict().keys())
+    if changed:
+        raise ArgumentError(f"`model` has all weights and buffers before it is trained; {changed[0]} came or went then")
 
 
 def check_image_size(model: HashModel, image_size: int) -> None:
