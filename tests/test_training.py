@@ -112,14 +112,14 @@ def test_the_model_ends_as_the_average_and_a_finished_run_gives_it_again(tmp_pat
 
 @pytest.mark.parametrize("average", [-0.1, 1.0, float("nan")])
 def test_an_average_is_a_share_below_one(average):
-    with pytest.raises(ArgumentError, match="`average` is a share, at least 0 and below 1"):
+    with pytest.raises(ArgumentError, match=r"`fit\.average` is a share, at least 0 and below 1"):
         FitOptions(average=average)
 
 
 def test_other_bad_options_are_named():
     with pytest.raises(ArgumentError, match="did you mean 'one-cycle'"):
         FitOptions(schedule="onecycle")
-    with pytest.raises(ArgumentError, match="`epochs` is at least 1; got 0"):
+    with pytest.raises(ArgumentError, match=r"`fit\.epochs` is at least 1; got 0"):
         FitOptions(epochs=0)
 
 
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path):
             return StepOutput(super().forward(model, batch).loss * float("nan"), {"hashing": float("nan")})
 
     step = Broken(build_loss("csq", labels=SPLIT.labels, code_length=8))
-    with pytest.raises(SaatError, match="try a lower `learning_rate`"):
+    with pytest.raises(SaatError, match=r"try a lower `fit\.learning_rate`"):
         fit(tiny_model(), step, SPLIT, FitOptions(), folder=tmp_path, run={}, quiet=True)
 
 

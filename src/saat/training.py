@@ -72,12 +72,12 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
+            check_at_least(f"fit.{name}", getattr(self, name), 1)
         for name in ("learning_rate", "momentum", "weight_decay"):
-            check_at_least(name, getattr(self, name), 0.0)
-        check_choice("schedule", self.schedule, SCHEDULES)
+            check_at_least(f"fit.{name}", getattr(self, name), 0.0)
+        check_choice("fit.schedule", self.schedule, SCHEDULES)
         if not 0.0 <= self.average < 1.0:
-            raise ArgumentError(f"`average` is a share, at least 0 and below 1; got {self.average}")
+            raise ArgumentError(f"`fit.average` is a share, at least 0 and below 1; got {self.average}")
 
 
 def cost_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -218,7 +218,7 @@ def fit(
     broken = [name for name in finite if not bool(torch.isfinite(model.state_dict()[name]).all())]
     if broken:  # running statistics can overflow while the loss, of the batch's own, stays finite
         raise SaatError(
-            f"the training broke: {broken[0]} is no longer finite; try a lower `learning_rate`, in another folder"
+            f"the training broke: {broken[0]} is no longer finite; try a lower `fit.learning_rate`, in another folder"
         )
     model.eval()
     return history
@@ -233,7 +233,7 @@ def _update(
         if first and broken:
             rule = "`model` gives finite logits before it is trained"
             raise ArgumentError(f"{rule}; got others for {broken} of {len(batch.images)} train images")
-        raise SaatError(f"the loss is no longer finite ({found}); try a lower `learning_rate`, in another folder")
+        raise SaatError(f"the loss is no longer finite ({found}); try a lower `fit.learning_rate`, in another folder")
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(output.loss)
     optimizer.step()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pictures import write_picture
 
-from saat.data.folder import read_folder
+from saat.data.folder import images_below, read_folder
 from saat.errors import DataError
 
 
@@ -83,3 +83,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(DataError, match=r"folders of images can be read; .*closed: Permission denied"):
         read_folder(tmp_path)
+
+
+def test_a_link_to_a_folder_around_its_class_has_no_end(tmp_path):
+    for name in ("set/cat/1.png", "set/dog/2.png"):
+        write_picture(tmp_path / name, 1)
+    for number, around in enumerate((tmp_path / "set", tmp_path)):
+        (tmp_path / "set" / "cat" / f"link{number}").symlink_to(around)
+    assert read_folder(tmp_path / "set").item_names == ("cat/1.png", "dog/2.png")
+    assert images_below(tmp_path / "set" / "cat") == [tmp_path / "set" / "cat" / "1.png"]

@@ -62,6 +62,8 @@ def test_class_names_windows_line_ends_and_byte_order_marks(root):
         ("train_img.txt", "a.png\n\nb.png\n", "found '' in line 2"),
         ("train_img.txt", "\n", "train_img.txt holds a line an image; found none"),
         ("class_names.txt", "one\ntwo\n", "a name a class, 3 lines; found 2"),
+        ("class_names.txt", "one\ntwo\none\n", "another name for each class; found 'one' twice"),
+        ("test_img.txt", "a\0.png\n", "test_img.txt is text in UTF-8; found NUL, as in UTF-16"),
     ],
 )
 def test_errors_name_file_and_line(root, file, text, message):

@@ -62,8 +62,8 @@ def parsed(line: str) -> Any:
             "attack --checkpoint=x --out=y --targeted=true --surrogate='[a]'",
         ),
         (
-            "train --out y --data.split_seed -1 --fit.augment false",
-            "train --out=y --data.split_seed=-1 --fit.augment=false",
+            "train --out y --seed -1 --fit.augment false",
+            "train --out=y --seed=-1 --fit.augment=false",
         ),
         ("serve y --token-file a-b --request-seconds=3", "serve --index=y --token_file=a-b --request_seconds=3"),
         ("train --fit.batch-size 8 --loss csq --out a-b", "train --fit.batch_size=8 --loss=csq --out=a-b"),
@@ -106,6 +106,8 @@ def test_data_options_of_a_command_that_has_none_get_an_answer(
     [
         (["attack", "--checkpoint=x", "--out=y", "--epsilon=8"], "did you mean 8/255?"),
         (["train", "--out=y", "--code_length=50"], "the nearest are 48 and 56"),
+        (["train", "--out=y", "--data.split_seed=-1"], "`data.split_seed` is at least 0; got -1"),
+        (["train", "--out=y", "--fit.epochs=0"], "`fit.epochs` is at least 1; got 0"),
         (["train", "--out=y", "--data.name=fashon"], "did you mean 'fashion'"),
         (["train", "--out=y", "--data.name=folder", "--data.root=/no/such/folder"], "/no/such/folder"),
         (["evaluate", "--checkpoint=/no/such/checkpoint"], "card.json"),

@@ -91,6 +91,8 @@ class DataOptions:
         check_choice("data.name", self.name, DATASETS)
         for name in ("image_size", "crop_border", "train_size", "query_size", "database_size"):
             check_at_least(f"data.{name}", getattr(self, name), 0)
+        if self.split_seed is not None:
+            check_at_least("data.split_seed", self.split_seed, 0)
         if self.image_size > LARGEST:
             raise ArgumentError(f"`data.image_size` is 0 (the set's own) to {LARGEST} pixels; got {self.image_size}")
         if DATASETS[self.name].needs_root and self.root is None:

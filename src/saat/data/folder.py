@@ -57,7 +57,8 @@ def images_below(root: Path) -> list[Path]:
         DataError: a folder cannot be read.
     """
     found: list[Path] = []
-    above = {str(root): {root.resolve()}}  # of each folder, itself and those around it, links followed
+    place = root.resolve()
+    above = {str(root): {place, *place.parents}}  # of each folder, itself and those around it, links followed
     for name, folders, files in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
         for inner in list(folders):

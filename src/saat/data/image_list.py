@@ -59,10 +59,18 @@ def read_image_list(root: Path) -> Collection:
 
 
 def read_class_names(root: Path) -> tuple[str, ...]:
-    """Return the lines of `class_names.txt`, none where there is no such file."""
+    """Return the lines of `class_names.txt`, none where there is no such file.
+
+    Raises:
+        DataError: it is no text in UTF-8, or two classes have one name.
+    """
     if not (root / "class_names.txt").is_file():
         return ()
-    return tuple(line.strip() for line in _read_lines(root / "class_names.txt") if line.strip())
+    names = tuple(line.strip() for line in _read_lines(root / "class_names.txt") if line.strip())
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"class_names.txt has another name for each class; found {twice!r} twice in {root}")
+    return names
 
 
 def numbered_class(number: int) -> str:
@@ -70,14 +78,25 @@ def numbered_class(number: int) -> str:
     return f"class {number}"
 
 
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise DataError(f"an image-list folder has {path.name}; found none in {path.parent}")
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, without those that end it.
+
+    Raises:
+        DataError: it is no text in UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is text in UTF-8; found {error.reason} at byte {error.start}") from error
-    lines = text.rstrip().split("\n")  # not splitlines, which splits at characters that names may hold
+        raise DataError(f"{path} is text in UTF-8; found {error.reason} at byte {error.start}") from error
+    if "\0" in text:
+        raise DataError(f"{path} is text in UTF-8; found NUL, as in UTF-16")
+    return text.rstrip().split("\n")  # not splitlines, which splits at characters that names may hold
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"an image-list folder has {path.name}; found none in {path.parent}")
+    lines = text_lines(path)
     if lines == [""]:
         raise DataError(f"{path.name} holds a line an image; found none in {path.parent}")
     return lines

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from saat.data.collection import Collection, Content
 from saat.data.folder import SUFFIXES, images_below
-from saat.data.image_list import read_image_list
+from saat.data.image_list import read_image_list, text_lines
 from saat.data.table import open_parquet, parquet_files, read_parquet
 from saat.errors import ArgumentError, DataError
 from saat.index.address import is_address
@@ -149,21 +149,11 @@ def _read_source(path: Path) -> Items:
     if parquet_files(path):
         return _from_parquet(path)
     if path.is_file() and path.suffix == ".txt":
-        return _from_files([_absolute(path.parent / line) for line in _lines(path)])
+        return _from_files([_absolute(path.parent / line.strip()) for line in text_lines(path) if line.strip()])
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _from_files([path])
     found = "a file of another kind" if path.exists() else "nothing"
     raise DataError(f"`images` is an image, a folder, a .txt list or a Parquet set; found {found} at {path}")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is text in UTF-8; found {error.reason} at byte {error.start}") from error
-    if any("\0" in line for line in lines):
-        raise DataError(f"{path} is text in UTF-8; found NUL, as in UTF-16")
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _from_files(paths: Sequence[Path], labels: Sequence[str | None] = ()) -> Items:
