@@ -93,6 +93,9 @@ def test_a_summary_is_of_means_and_leaves_unchanged_images_out_of_the_ratio():
     assert summary["ssim"] == pytest.approx(ssim(perturbed, clean).mean().item())
     assert len(json.dumps(summary, allow_nan=False)) < 200
     assert summarize_change(clean, clean)["psnr"] == math.inf
+    small = summarize_change(perturbed[..., :10], clean[..., :10])
+    assert math.isnan(small["ssim"])
+    assert small["l2"] > 0
 
 
 def test_images_that_do_not_fit_are_named():

@@ -45,6 +45,7 @@ def test_damaged_and_foreign_files_are_left_out_by_name(tmp_path: Path):
     put(tmp_path / "cards/good.json")
     (tmp_path / "cards/cut.json").write_text('{"saat')
     (tmp_path / "cards/foreign.json").write_text("[]")
+    put(tmp_path / "cards/sizes.json", image_size=[28, 28])
     (tmp_path / "cards/run").mkdir()
     (tmp_path / "cards/run/result.json").write_text('{"saat": 1}')
     (tmp_path / "cards/folder.json").mkdir()
@@ -52,11 +53,12 @@ def test_damaged_and_foreign_files_are_left_out_by_name(tmp_path: Path):
     found = find_cards([tmp_path / "cards"])
     assert len(found.cards) == 1
     assert set(found.left_out) == {
-        f"cards/{name}" for name in ("cut.json", "foreign.json", "run/result.json", "folder.json", "gone.json")
+        f"cards/{name}.json" for name in ("cut", "foreign", "sizes", "run/result", "folder", "gone")
     }
     assert found.left_out["cards/run/result.json"] == "the file is no result card: `saat` is printable text; found 1"
+    assert found.left_out["cards/sizes.json"].endswith("at least 0, or null; found [28, 28]")
     page = write_leaderboard(make_leaderboard(found), tmp_path / "out").read_text(encoding="utf-8")
-    assert "5 files are" in page
+    assert "6 files are" in page
     assert str(tmp_path) not in page
 
 

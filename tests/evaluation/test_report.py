@@ -13,6 +13,8 @@ from PIL import Image
 
 from saat.errors import ArgumentError, DataError
 from saat.evaluation import report
+from saat.recipes.report import ReportConfig
+from saat.recipes.report import report as make_report
 
 
 def write(out: Path, *runs: Path) -> tuple[Page, str]:
@@ -119,7 +121,7 @@ def test_a_flag_is_the_first_thing_said(tmp_path: Path):
     assert "clean MAP 0.33 is within noise" in page.text
     write(tmp_path / "both", make_run(tmp_path / "sound"), tmp_path / "plain")
     assert (tmp_path / "both/report.json").read_text().splitlines()[1] == '  "unreliable": true,'
-    with pytest.raises(ArgumentError, match="none chance_map or unreliable"):
+    with pytest.raises(ArgumentError, match=r"neither chance_map nor unreliable, .*; got 'unreliable'"):
         report.combine_reports([("unreliable", tmp_path / "plain")])
 
 
@@ -155,6 +157,38 @@ def test_unequal_attacks_and_targets_are_told(tmp_path: Path):
         assert "0.987" in text
         assert "0.456" in text
     assert "4/255" in page.text
+
+
+def test_radii_that_differ_are_told_in_the_unit_of_each_model(tmp_path: Path):
+    pixels = make_run(tmp_path / "pixels")
+    length = make_run(tmp_path / "length", attack=ATTACK | {"norm": "l2", "epsilon": 0.5, "step_size": 0.0625})
+    for runs in ((pixels, length), (length, pixels)):
+        page, _ = write(tmp_path / "out", *runs)
+        assert "pixels 8/255" in page.text
+        assert "length 0.5" in page.text
+        assert "length 0.0625" in page.text
+
+
+@pytest.mark.parametrize("content", ['{"attack": {}}', "5", "[]", '{"attack": 5}', '{"attack": {"norm": "l2"}}'])
+def test_a_report_of_something_else_is_named(content: str, tmp_path: Path):
+    path = tmp_path / "other/report.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(DataError, match=re.escape(f"{path} tells of no attack: ")):
+        report.combine_reports([("other", path.parent)])
+
+
+def test_the_folder_where_one_stands_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(make_run(tmp_path / "here"))
+    make_report(ReportConfig(runs=[Path()], out=tmp_path / "out"))
+    assert "here" in json.loads((tmp_path / "out/report.json").read_text())
+
+
+def test_what_similarity_is_not_measured_of_has_a_dash(tmp_path: Path):
+    change = {"linf": 0.03, "linf_maximum": 0.0314, "l2": 1.5, "psnr": 33.2, "ssim": None}
+    page, markdown = write(tmp_path / "out", make_run(tmp_path / "small", change=change))
+    assert "SSIM \N{EN DASH}" in page.text
+    assert "SSIM \N{EN DASH}, l2 1.50" in markdown
 
 
 def test_an_l2_attack_on_a_model_of_the_users_own(tmp_path: Path):

@@ -121,10 +121,10 @@ def summarize_change(perturbed: Tensor, clean: Tensor) -> dict[str, float]:
 
     Returns:
         `linf`, `linf_maximum`, `l2`, `psnr` (over changed images only, since it is infinite for the others; infinite
-        if no image is changed), `ssim`.
+        if no image is changed), `ssim` (not a number for images smaller than its window of 11 pixels).
 
     Raises:
-        ArgumentError: the shapes are not two times (B, 3, H, W), there is no image, or the images are below 11 pixels.
+        ArgumentError: the shapes are not two times (B, 3, H, W), or there is no image.
 
     >>> summary = summarize_change(torch.full((2, 3, 11, 11), 0.5), torch.zeros(2, 3, 11, 11))
     >>> summary["linf"], summary["linf_maximum"], round(summary["psnr"], 3)
@@ -139,7 +139,7 @@ def summarize_change(perturbed: Tensor, clean: Tensor) -> dict[str, float]:
         "linf_maximum": largest.max().item(),
         "l2": l2(perturbed, clean).mean().item(),
         "psnr": changed.mean().item() if len(changed) else float("inf"),
-        "ssim": ssim(perturbed, clean).mean().item(),
+        "ssim": ssim(perturbed, clean).mean().item() if min(clean.shape[2:]) >= WINDOW else float("nan"),
     }
 
 

@@ -18,61 +18,14 @@ from PIL import Image
 from saat import __version__
 from saat.errors import ArgumentError, DataError
 from saat.evaluation.charts import AT_RANK, COLORS, distance_chart, precision_recall_chart, rank_chart, trial_charts
-from saat.evaluation.result_card import FRAME
+from saat.evaluation.run_reports import CHANCE, Report, combine_reports
 from saat.runtime import write_text
 
-Report = dict[str, Any]
-CHANCE, UNRELIABLE = "chance_map", "unreliable"
 BUDGET = (
     *("suite", "search", "goal", "objective", "targeted", "surrogate", "norm", "epsilon", "patch"),
     *("steps", "step_size", "schedule", "samples", "restarts", "last"),
 )
 PICTURE_SIDE = 192  # larger pictures are made smaller, so that a page of photographs stays a few megabytes
-
-
-def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
-    """Return the reports of several runs under their names, with `chance_map` and `unreliable`, if any is, beside.
-
-    Args:
-        runs: 1 to 6 of (name, folder of an attack or a suite), names distinct.
-
-    Raises:
-        DataError: a folder has no readable report.
-        ArgumentError: names or number do not fit, or the runs ranked other data, so that their numbers cannot stand
-            side by side.
-    """
-    names = [name for name, _ in runs]
-    if not 1 <= len(runs) <= len(COLORS) or len(set(names)) < len(names) or {CHANCE, UNRELIABLE} & set(names):
-        rule = f"1 to {len(COLORS)}, with distinct names, none {CHANCE} or {UNRELIABLE}"
-        raise ArgumentError(f"`runs` are {rule}; got {names}")
-    reports = {name: _read_report(folder) for name, folder in runs}
-    first = names[0]
-    for name, report in reports.items():
-        for split in ("query", "database"):
-            if report["data"]["checksums"][split] != reports[first]["data"]["checksums"][split]:
-                raise ArgumentError(
-                    f"`runs` have the same queries and database; the {split} of {name} and {first} differ"
-                )
-        cuts = [[each["data"].get(key) for key in FRAME] for each in (report, reports[first])]
-        if cuts[0] != cuts[1]:
-            raise ArgumentError(
-                f"`runs` have images cut alike; {', '.join(FRAME)} of {name} and {first} are {cuts[0]} and {cuts[1]}"
-            )
-    flagged = any(report["flags"] for report in reports.values())
-    return {UNRELIABLE: flagged, **reports, CHANCE: reports[first][CHANCE]}
-
-
-def _read_report(folder: Path) -> Report:
-    path = folder / "report.json"
-    try:
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"`runs` are folders that saat attack wrote; found no report.json in {folder}") from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    if "attack" not in report:
-        raise DataError(f"`runs` are folders that saat attack wrote; {path} tells of no attack")
-    return report
 
 
 def surviving_share(report: Mapping[str, Any]) -> float | None:

@@ -19,6 +19,8 @@ ResultCard = dict[str, Any]
 RESULT_FILE = "result.json"
 LARGEST_FILE = 1 << 20  # bytes; a card has a few thousand
 ROUNDING = 1e-6
+Rule = tuple[str, Callable[[object], bool]]
+"""What an entry is, in words, and whether a value is that."""
 FRAME = ("image_size", "crop_border")
 """Entries of a data set that say how its images were cut; cards of older versions lack them."""
 
@@ -97,14 +99,7 @@ def check_result_card(content: object) -> ResultCard:
     ...
     saat.errors.DataError: `created` is printable text; found 3
     """
-    if not isinstance(content, dict):
-        raise DataError(f"it is a JSON object; found {reprlib.repr(content)}")
-    for place, (rule, holds) in RULES.items():
-        value: Any = content
-        for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not holds(value):
-            raise DataError(f"`{place}` is {rule}; found {reprlib.repr(value)}")
+    content = check_entries(content, RULES)
     try:
         ThreatModel(content["threat"]["norm"], content["threat"]["epsilon"])
     except ArgumentError as error:
@@ -115,6 +110,27 @@ def check_result_card(content: object) -> ResultCard:
     if content["worst_map"] > lowest + ROUNDING:
         # The worst case of each query is over its clean image and every member, so no mean of one of them is lower.
         raise DataError(f"`worst_map` is at most every other MAP, {lowest} here; found {content['worst_map']}")
+    return content
+
+
+def check_entries(content: object, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """Return `content` if it is an object whose entries keep their rules; else raise.
+
+    Args:
+        content: of a JSON file.
+        rules: by the place of the entry, names joined by dots; an entry that is not there counts as null.
+
+    Raises:
+        DataError: it is not; the error names the entry, the rule and what was found.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"it is a JSON object; found {reprlib.repr(content)}")
+    for place, (rule, holds) in rules.items():
+        value: Any = content
+        for key in place.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not holds(value):
+            raise DataError(f"`{place}` is {rule}; found {reprlib.repr(value)}")
     return content
 
 
@@ -142,13 +158,15 @@ def _are_members(value: object) -> bool:
     return isinstance(value, dict) and value != {} and all(map(_is_text, value)) and all(map(_is_map, value.values()))
 
 
-Rule = tuple[str, Callable[[object], bool]]
 TEXT: Rule = ("printable text", _is_text)
 TEXT_OR_NULL: Rule = ("printable text or null", lambda value: value is None or _is_text(value))
 COUNT: Rule = ("a whole number of at least 0", _is_count)
+COUNT_OR_NULL: Rule = ("a whole number of at least 0, or null", lambda value: value is None or _is_count(value))
 NUMBER: Rule = ("a finite number of at least 0", _is_number)
 MAP: Rule = ("a MAP in [0, 1]", _is_map)
 MAP_OR_NULL: Rule = ("a MAP in [0, 1] or null", lambda value: value is None or _is_map(value))
+OBJECT: Rule = ("an object", lambda value: isinstance(value, dict))
+LIST: Rule = ("a list", lambda value: isinstance(value, list))
 RULES: Mapping[str, Rule] = {
     "saat": TEXT,
     "created": TEXT,
@@ -160,6 +178,7 @@ RULES: Mapping[str, Rule] = {
     "dataset.sizes.database": COUNT,
     "dataset.checksums.query": TEXT,
     "dataset.checksums.database": TEXT,
+    **{f"dataset.{key}": COUNT_OR_NULL for key in FRAME},
     "model.backbone": TEXT,
     "model.code_length": COUNT,
     "model.loss": TEXT_OR_NULL,
@@ -179,6 +198,6 @@ RULES: Mapping[str, Rule] = {
     "members": ("a MAP for each name of an attack, at least one", _are_members),
     "model_evaluations": COUNT,
     "seconds": NUMBER,
-    "versions": ("an object", lambda value: isinstance(value, dict)),
+    "versions": OBJECT,
 }
-"""What each entry of a card is, by its place; an entry that is not there counts as null."""
+"""What each entry of a card is, by its place."""

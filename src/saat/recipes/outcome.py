@@ -182,5 +182,5 @@ class Outcome:
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, which is the PSNR of unchanged images."""
+    """JSON has no infinity, the PSNR of unchanged images, and no "not a number", the SSIM of tiny ones."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -27,7 +27,7 @@ class ReportConfig:
 
 def report(config: ReportConfig) -> Path:
     """Write the report, print the flags of its runs, and return the path of its page."""
-    names = config.names or [path.name for path in config.runs]
+    names = config.names or [path.resolve().name for path in config.runs]
     if not config.runs or len(names) != len(config.runs) or len(set(names)) != len(names):
         raise ArgumentError(f"`names` has one distinct name a run; got {names} for {len(config.runs)} runs")
     page, combined = write_report(list(zip(names, config.runs, strict=True)), config.out)
