@@ -36,8 +36,11 @@ def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_where_no_attacker_does_better_the_standard_attack_is_both(tiny: Path, tmp_path: Path) -> None:
-    words = ["detect", f"--checkpoint={tiny}", f"--out={tmp_path}", "--steps=1", "--epsilon=0.5/255", "--quiet=true"]
+def test_where_no_attacker_does_better_the_standard_attack_is_both(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saat.recipes.detect.WEIGHTS", ())
+    words = ["detect", f"--checkpoint={tiny}", f"--out={tmp_path}", "--steps=1", "--quiet=true"]
     assert main(words) == 0
     assert report_of(tmp_path)["adaptive"]["weight"] == 0.0
     saved = load_file(tmp_path / "attacked.safetensors")
@@ -132,6 +135,7 @@ def test_the_table_begins_with_the_attacker_who_knows(
     ("option", "message"),
     [
         ("--epsilon=8", "did you mean 8/255?"),
+        ("--epsilon=0.9/255", "`epsilon` in linf is at least 1/255 here"),
         ("--steps=0", "`steps` is at least 1; got 0"),
         ("--batch_size=0", "`batch_size` is at least 1; got 0"),
         ("--norm=l1", "`norm` is one of l2, linf; got 'l1'"),

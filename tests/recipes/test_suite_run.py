@@ -287,7 +287,7 @@ def test_another_model_of_the_same_weights_is_another_run(
 
 def test_a_suite_in_linf_needs_a_gray_level(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tiny, tmp_path, "--epsilon=0.5/255")) == 2
-    assert "`epsilon` of a suite in linf is at least 1/255" in capsys.readouterr().err
+    assert "`epsilon` in linf is at least 1/255 here" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("short_trials")

@@ -213,6 +213,18 @@ Black boxes come after it: starting from what one found, it would pass for as st
 BLACK_BOX = ("square", "transfer")
 
 
+def check_gray_level(threat: ThreatModel) -> None:
+    """Raise where `round_to_8_bits` would leave every image as it is.
+
+    Raises:
+        ArgumentError: the radius, in linf, is below one gray level.
+    """
+    if threat.norm == "linf" and threat.epsilon < 1 / 255:
+        raise ArgumentError(
+            f"`epsilon` in linf is at least 1/255 here, since images are saved in 8 bits; got {threat.epsilon:g}"
+        )
+
+
 def round_to_8_bits(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
     """Return the images as a file of 8 bits a channel holds them, still within the threat model, uint8 (B, 3, H, W).
 

@@ -22,6 +22,7 @@ from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.evaluation.report import write_report
+from saat.evaluation.run_reports import check_name
 from saat.evaluation.sanity import find_flags
 from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
@@ -105,6 +106,7 @@ class AttackConfig(RunOptions):
 
     def __post_init__(self) -> None:
         self.threat()  # the ranges of norm, epsilon and patch are its rules
+        check_name(name_of(self.name, self.checkpoint))
         if self.purifier is not None:
             check_choice("purifier", self.purifier, PURIFIERS)
         check_choice("goal", self.goal, GOALS)

@@ -28,7 +28,7 @@ from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
 from saat.evaluation.sanity import entries_of, find_flags
-from saat.evaluation.suite import round_to_8_bits
+from saat.evaluation.suite import check_gray_level, round_to_8_bits
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.outcome import SubjectCodes, encode_subject
@@ -63,7 +63,8 @@ class DetectConfig(RunOptions):
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
         norm: of the attacks, linf or l2.
-        epsilon: radius of the attacks, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
+        epsilon: radius of the attacks, as a fraction of the pixel range, at least 1/255, such as 8/255; for l2 a
+            length, such as 0.5.
         steps: gradient steps of each attack.
         batch_size: queries at a time; if left out 125, and fewer of large images on a CPU.
     """
@@ -78,7 +79,7 @@ class DetectConfig(RunOptions):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.threat()  # the ranges of norm and epsilon are its rules
+        check_gray_level(self.threat())  # the ranges of norm and epsilon are rules of the threat
         check_at_least("steps", self.steps, 1)
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
 

@@ -18,8 +18,9 @@ from saat.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from saat.evaluation.metrics import RetrievalMetrics
 from saat.evaluation.report import write_report
 from saat.evaluation.result_card import RESULT_FILE, result_card
+from saat.evaluation.run_reports import check_name
 from saat.evaluation.sanity import find_flags
-from saat.evaluation.suite import SUITES
+from saat.evaluation.suite import SUITES, check_gray_level
 from saat.evaluation.trials import instability
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
@@ -53,10 +54,10 @@ class EvaluateConfig(RunOptions):
         epsilon: radius of the suite, as a fraction of the pixel range, such as 8/255; for l2 a length, such as 0.5.
         corruptions: measure queries with noise, blur and JPEG compression too, of three severities each.
         steps: gradient steps of a search of the suite; some members take fewer, and square three times as many queries.
-        batch_size: queries at a time; if left out 125, and fewer of large images on a CPU.
+        batch_size: queries of the suite at a time; if left out 125, and fewer of large images on a CPU.
         out: folder for metrics.json, and for images, page, report.json and result.json (its result card) of a suite. A
             suite that was stopped goes on.
-        name: what reports call this model; the name of the checkpoint's folder if left out.
+        name: what the reports of a suite call this model; the name of the checkpoint's folder if left out.
     """
 
     checkpoint: Path | None = None
@@ -74,7 +75,7 @@ class EvaluateConfig(RunOptions):
     name: str = ""
 
     def __post_init__(self) -> None:
-        ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
+        threat = ThreatModel(self.norm, self.epsilon)  # the ranges of norm and epsilon are its rules
         check_at_least("steps", self.steps, 1)
         check_at_least("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if self.purifier is not None:
@@ -82,15 +83,12 @@ class EvaluateConfig(RunOptions):
         if self.surrogate and self.suite != "full":
             raise ArgumentError(f"`surrogate` is for `suite` full, whose member transfer uses it; got {self.suite}")
         if self.suite is None:
-            for name in ("norm", "epsilon", "steps"):
+            for name in ("norm", "epsilon", "steps", "batch_size", "name"):
                 check_default(self, name, of="a `suite`")
         else:
             check_choice("suite", self.suite, SUITES)
-            if self.norm == "linf" and self.epsilon < 1 / 255:
-                raise ArgumentError(
-                    "`epsilon` of a suite in linf is at least 1/255, since its images are saved in 8 bits; "
-                    f"got {self.epsilon:g}"
-                )
+            check_gray_level(threat)
+            check_name(name_of(self.name, self.checkpoint))
             if self.out is None:
                 raise ArgumentError("`suite` needs `out`, a folder for what it finds; got none")
 
@@ -112,16 +110,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
     corrupted = measure_corruptions(subject, codes) if config.corruptions else {}
     if options is None:
-        report, page, flags = None, None, clean_flags(subject, codes, clean, device)
+        report, flags = None, clean_flags(subject, codes, clean, device)
     else:
         report = write_suite(config, options, subject, codes, clean, run_suite(options, subject, codes, device))
-        page, _ = write_report([(report["name"], options.out)], options.out / "page")
         flags = report["flags"]
     metrics: dict[str, Any] = {"unreliable": bool(flags), "flags": flags, **clean.to_json()}
     if corrupted:
         metrics["corruptions"] = {name: found.to_json() for name, found in corrupted.items()}
     if config.out is not None:
         write_text(config.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if report is not None and options is not None:
+        page, _ = write_report([(report["name"], options.out)], options.out / "page")
     if not config.quiet:
         print_flags(flags)
         print_metrics({str(config.checkpoint or config.model): clean} | corrupted)
