@@ -34,6 +34,7 @@ def make_report(
     members: Sequence[str] = ("away-from-mainstay", "soft-ranking"),
     query: str = "q1",
     image_size: int = 28,
+    surrogates: Sequence[str] = (),
     **model: Any,
 ) -> dict[str, Any]:
     """Return a report; `query` is the checksum of the queries, and `model` goes over the model's entries."""
@@ -65,6 +66,7 @@ def make_report(
             "epsilon": epsilon,
             "steps": steps,
             "seed": seed,
+            "surrogate_weights": list(surrogates),
             "members": {member: found | {"map": worst + 0.01 * place} for place, member in enumerate(members)},
             "any_code_map": 0.02,
             "model_evaluations": 400,

@@ -81,6 +81,7 @@ def test_no_card_at_all_is_an_error(tmp_path: Path):
         {"suite": "standard"},
         {"steps": 100},
         {"members": ("away-from-mainstay",)},
+        {"surrogates": ["s1"]},
     ],
 )
 def test_what_does_not_compare_stands_in_groups_of_its_own(difference: dict[str, Any], tmp_path: Path):
@@ -113,6 +114,33 @@ def test_rows_are_ranked_by_their_worst_case_and_unreliable_ones_come_last(tmp_p
         "unreliable: collapsed-codes; no better than chance",
     ]
     assert [row["surviving_share"] for row in rows] == [0.8, 0.25, -0.0588, 0.875, None]
+
+
+def test_a_model_measured_again_is_one_run_and_its_lowest_worst_case_counts(tmp_path: Path):
+    put(tmp_path / "1.json", checksum="m1", worst=0.4, seed=0)
+    put(tmp_path / "2.json", checksum="m1", worst=0.3, seed=1)
+    (row,) = rows_of(tmp_path)
+    assert (row["runs"], row["seeds"], row["worst_map"]["mean"]) == (1, [1], 0.3)
+    assert row["worst_map_interval"] == [pytest.approx(0.28), pytest.approx(0.32)]
+    put(tmp_path / "3.json", checksum="m2", worst=0.5)
+    older = json.loads(put(tmp_path / "4.json", worst=0.6).read_text())
+    del older["surrogates"]  # and no checksum: a model of its own
+    (tmp_path / "4.json").write_text(json.dumps(older))
+    (row,) = rows_of(tmp_path)
+    assert (row["runs"], row["worst_map"]["min"], row["worst_map"]["max"]) == (3, 0.3, 0.6)
+    put(tmp_path / "5.json", checksum="m1", worst=0.45, seed=2, flags=["black-box-wins"])
+    (row,) = rows_of(tmp_path)
+    assert (row["runs"], row["unreliable_runs"], row["flags"]) == (3, 1, ["black-box-wins"])
+
+
+def test_surrogates_are_told_under_their_group(tmp_path: Path):
+    put(tmp_path / "1.json", surrogates=["s2", "s1"])
+    put(tmp_path / "2.json", "other", surrogates=["s1", "s2"])
+    board = board_of(tmp_path)
+    assert [group["surrogates"] for group in board["groups"]] == [["s1", "s2"]]
+    write_leaderboard(board, tmp_path / "out")
+    for name in ("leaderboard.html", "leaderboard.md"):
+        assert "surrogates s1, s2" in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
 
 def test_a_model_within_rounding_of_chance_has_no_rank(tmp_path: Path):

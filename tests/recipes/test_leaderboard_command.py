@@ -9,6 +9,7 @@ import pytest
 
 from saat.cli import main
 from saat.evaluation.result_card import read_result_card
+from saat.models.checkpoint import load_checkpoint, weights_checksum
 
 SMALL = ["--data.train_size=160", "--data.query_size=20", "--data.database_size=200", "--backbone=resnet8"]
 
@@ -28,6 +29,7 @@ def test_a_suite_writes_its_card(evaluated: Path) -> None:
     report = json.loads((evaluated / "report.json").read_text())
     assert str(evaluated.parent) not in (evaluated / "result.json").read_text()
     assert (card["name"], card["suite"], card["steps"], card["model"]["checkpoint"]) == ("tiny", "fast", 2, "plain")
+    assert card["model"]["checksum"] == weights_checksum(load_checkpoint(evaluated.parent / "plain")[0])
     assert card["members"].keys() == {"away-from-mainstay", "soft-ranking"}
     assert card["clean_map"] == report["clean_map"]
     assert card["worst_map"] == report["attacked_map"] <= min(card["clean_map"], *card["members"].values())

@@ -83,8 +83,8 @@ def _writable(text: str) -> str:
 def make_leaderboard(found: FoundCards) -> dict[str, Any]:
     """Return the groups of comparable cards with their ranked rows, ready for `json.dumps`.
 
-    Cards are comparable that share the queries and the database, the threat model, and the suite with its members and
-    steps. Cards of one name and one kind of model are runs of one row.
+    Cards are comparable that share the queries and the database, the threat model, and the suite with its members,
+    surrogates and steps. Cards of one name and one kind of model are a row, and the models among them its runs.
     """
     groups: dict[Hashable, list[ResultCard]] = {}
     for card in found.cards:
@@ -102,7 +102,11 @@ def _comparable(card: ResultCard) -> Hashable:
     data, threat = card["dataset"], card["threat"]
     checksums = (data["checksums"]["query"], data["checksums"]["database"])
     attack = (threat["norm"], threat["epsilon"], card["suite"], tuple(sorted(card["members"])), card["steps"])
-    return (data["name"], checksums, *(data.get(key) for key in FRAME), attack)
+    return (data["name"], checksums, *(data.get(key) for key in FRAME), attack, tuple(_surrogates(card)))
+
+
+def _surrogates(card: ResultCard) -> list[str]:
+    return sorted(card.get("surrogates") or [])  # cards of older versions lack them
 
 
 def _group(cards: Sequence[ResultCard]) -> dict[str, Any]:
@@ -119,20 +123,25 @@ def _group(cards: Sequence[ResultCard]) -> dict[str, Any]:
         **first["threat"],
         "suite": first["suite"],
         "members": list(first["members"]),
+        "surrogates": _surrogates(first),
         "steps": first["steps"],
         "chance_map": fmean(card["chance_map"] for card in cards),
-        "rows": rank([_row(runs) for runs in models.values()]),
+        "rows": rank([_row(its_cards) for its_cards in models.values()]),
     }
 
 
 def _group_order(group: Mapping[str, Any]) -> tuple[Any, ...]:
     checksums = group["dataset"]["checksums"]
     place = (group["dataset"]["name"], checksums["query"], checksums["database"], group["norm"], group["epsilon"])
-    return (*place, group["suite"], group["steps"], group["members"])
+    return (*place, group["suite"], group["steps"], group["members"], group["surrogates"])
 
 
-def _row(runs: Sequence[ResultCard]) -> dict[str, Any]:
-    """Return the row of the runs of one model."""
+def _row(cards: Sequence[ResultCard]) -> dict[str, Any]:
+    """Return the row of cards of one name and kind; of a model that was measured again the lowest worst case counts."""
+    models: dict[Hashable, list[ResultCard]] = {}
+    for place, card in enumerate(cards):
+        models.setdefault(card["model"].get("checksum") or place, []).append(card)
+    runs = [min(again, key=lambda card: card["worst_map"]) for again in models.values()]
     first = runs[0]
     means = {key: fmean(card[key] for card in runs) for key in ("clean_map", "worst_map", "chance_map")}
     share = surviving_share(means | {"attacked_map": means["worst_map"]})
@@ -151,8 +160,8 @@ def _row(runs: Sequence[ResultCard]) -> dict[str, Any]:
         "members": {name: fmean(card["members"][name] for card in runs) for name in first["members"]},
         "surviving_share": share,
         "no_better_than_chance": share is None or round(share, 2) <= 0,
-        "unreliable_runs": sum(card["unreliable"] for card in runs),
-        "flags": sorted({flag for card in runs for flag in card["flags"]}),
+        "unreliable_runs": sum(any(card["unreliable"] for card in again) for again in models.values()),
+        "flags": sorted({flag for card in cards for flag in card["flags"]}),
     }
 
 

@@ -43,6 +43,7 @@ def result_card(report: Mapping[str, Any]) -> ResultCard:
         "threat": {"norm": attack["norm"], "epsilon": attack["epsilon"]},
         "suite": attack["suite"],
         "steps": attack["steps"],
+        "surrogates": attack["surrogate_weights"],
         "seed": attack["seed"],
         "clean_map": report["clean_map"],
         "worst_map": report["attacked_map"],
@@ -138,6 +139,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value.isprintable() and value != ""
 
 
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
@@ -172,7 +177,7 @@ RULES: Mapping[str, Rule] = {
     "created": TEXT,
     "name": TEXT,
     "unreliable": ("true or false", lambda value: isinstance(value, bool)),
-    "flags": ("a list of names", lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "flags": ("a list of names", _are_texts),
     "dataset.name": TEXT,
     "dataset.sizes.query": COUNT,
     "dataset.sizes.database": COUNT,
@@ -183,10 +188,12 @@ RULES: Mapping[str, Rule] = {
     "model.code_length": COUNT,
     "model.loss": TEXT_OR_NULL,
     "model.defense": TEXT_OR_NULL,
+    "model.checksum": TEXT_OR_NULL,  # cards of older versions lack it, as they lack `surrogates`
     "threat.norm": TEXT,
     "threat.epsilon": NUMBER,
     "suite": TEXT,
     "steps": COUNT,
+    "surrogates": ("a list of checksums, or null", lambda value: value is None or _are_texts(value)),
     "seed": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     "clean_map": MAP,
     "worst_map": MAP,

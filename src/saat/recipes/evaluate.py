@@ -210,6 +210,7 @@ def write_suite(
         "epsilon": config.epsilon,
         "steps": config.steps,
         "surrogate": [str(path) for path in config.surrogate or []],
+        "surrogate_weights": options.surrogate_weights(),
         "precision": config.precision,
         "batch_size": options.batch_size,
         "seed": config.seed,

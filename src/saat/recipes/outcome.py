@@ -23,6 +23,7 @@ from saat.evaluation.intervals import bootstrap_intervals
 from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval, toward_target
 from saat.evaluation.sanity import Flag, entries_of
 from saat.hamming import sign_codes
+from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
 from saat.recipes.subject import Subject
 from saat.runtime import atomic_write, write_text
@@ -127,7 +128,7 @@ class Outcome:
                 **self.subject.frame,
                 **splits.manifest(),
             },
-            "model": self.subject.about,
+            "model": self.subject.about | {"checksum": weights_checksum(self.subject.model)},
             "clean_map": clean.map,
             "attacked_map": attacked.map,
             "clean_map_paper": clean.map_paper,

@@ -68,6 +68,10 @@ class SuiteOptions:
         """Return the members that run."""
         return tuple(name for name in SUITES[self.suite] if name != "transfer" or self.surrogates)
 
+    def surrogate_weights(self) -> list[str]:
+        """Return the checksums of the surrogates' weights."""
+        return [weights_checksum(other.model) for other in self.surrogates]
+
 
 @dataclass(frozen=True)
 class MemberResult:
@@ -199,7 +203,7 @@ def claim_folder(options: SuiteOptions, subject: Subject, codes: SubjectCodes) -
     """
     names = ("suite", "steps", "batch_size", "precision", "seed")
     told = vars(options.threat) | {name: getattr(options, name) for name in names}
-    told["surrogates"] = [weights_checksum(other.model) for other in options.surrogates]
+    told["surrogates"] = options.surrogate_weights()
     claim_measurement(options.out / FIRST_STATE, told, subject, codes)
 
 
