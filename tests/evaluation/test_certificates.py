@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError
 from saat.evaluation.certificates import (
+    _log_tail,
     certified_average_precision,
     certified_radii,
     largest_radius,
@@ -78,6 +80,25 @@ def test_the_share_bound_is_wrong_as_often_as_alpha_says() -> None:
         wrong.append(float(outcomes[bounds > share].sum()))
     assert max(wrong) <= 0.1
     assert max(wrong) > 0.09
+
+
+def test_a_tail_is_that_of_all_terms_though_few_are_summed() -> None:
+    samples, reach = 4000, 6 * 64
+    counts = torch.arange(samples + 1, dtype=torch.float64)
+    ways = math.lgamma(samples + 1) - torch.lgamma(counts + 1) - torch.lgamma(samples - counts + 1)
+    for successes in (1, 40, 2000, 3990, 4000):
+        shares = torch.tensor([1e-9, 0.01, 0.3, 0.49, 0.5, 0.51, 0.97, 0.999, 1 - 1e-9], dtype=torch.float64)
+        terms = ways + counts * shares.log()[:, None] + (samples - counts) * (-shares).log1p()[:, None]
+        whole = terms[:, successes:].logsumexp(1)
+        found = _log_tail(torch.full((len(shares),), successes), shares, ways, reach)
+        assert torch.allclose(found, whole, rtol=1e-12, atol=1e-10)
+    nearly = _log_tail(torch.tensor([2000]), torch.tensor([0.5], dtype=torch.float64), ways, 20)
+    assert nearly > terms_of_half(ways)  # what a short reach leaves out counts too high
+
+
+def terms_of_half(ways: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the probability of at least half of all samples, each with the share 1/2."""
+    return ways[len(ways) // 2 :].logsumexp(0) + (len(ways) - 1) * math.log(0.5)
 
 
 @pytest.mark.parametrize(

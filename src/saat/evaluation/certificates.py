@@ -17,6 +17,7 @@ from saat.evaluation.ranking import RankingCounts, average_precision
 
 ENUMERATED_BITS = 12  # 4096 codes a query; each bit more doubles the time
 _HALVINGS = 60  # of [0, 1]: below the resolution of float64
+_BLOCK_TERMS = 1 << 16  # of binomial tails that are summed at once: what a cache holds
 
 
 def share_lower_bound(successes: Tensor, *, samples: int, alpha: float) -> Tensor:
@@ -24,7 +25,8 @@ def share_lower_bound(successes: Tensor, *, samples: int, alpha: float) -> Tenso
 
     C. Clopper and E. Pearson, *The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial*,
     Biometrika 1934. The p at which k or more successes in n samples have probability alpha; 0 for k = 0. The tail is
-    summed exactly, in float64, and p is halved in on from below, so that rounding stays on the safe side.
+    summed in float64, what is left out of it counted too high, and p is halved in on from below, so that rounding stays on
+    the safe side.
 
     Args:
         successes: int64 of any shape, k in 0..n.
@@ -48,22 +50,38 @@ def share_lower_bound(successes: Tensor, *, samples: int, alpha: float) -> Tenso
     values, place = torch.unique(successes, return_inverse=True)
     if len(values) and not 0 <= int(values[0]) <= int(values[-1]) <= samples:
         raise ArgumentError(f"`successes` are at least 0 and at most {samples}; got {values[0]} to {values[-1]}")
-    bounds = [_share_lower_bound(int(value), samples, alpha) for value in values]
-    return torch.tensor(bounds, dtype=torch.float64)[place]
+    counts = torch.arange(samples + 1, dtype=torch.float64)
+    ways = math.lgamma(samples + 1) - torch.lgamma(counts + 1) - torch.lgamma(samples - counts + 1)
+    reach = 6 * (math.isqrt(samples) + 1)
+    parts = torch.split(values, max(1, _BLOCK_TERMS // (2 * reach + 1)))
+    bounds = [torch.empty(0, dtype=torch.float64)] + [_halved(part, ways, reach, math.log(alpha)) for part in parts]
+    return torch.cat(bounds)[place]
 
 
-def _share_lower_bound(successes: int, samples: int, alpha: float) -> float:
-    if successes == 0:
-        return 0.0
-    hits = torch.arange(successes, samples + 1, dtype=torch.float64)
-    misses = samples - hits
-    ways = math.lgamma(samples + 1) - torch.lgamma(hits + 1) - torch.lgamma(misses + 1)
-    low, high = 0.0, 1.0
+def _halved(successes: Tensor, ways: Tensor, reach: int, log_alpha: float) -> Tensor:
+    """Return the bounds of counts (V,), all halved in on at once."""
+    low, high = torch.zeros(len(successes), dtype=torch.float64), torch.ones(len(successes), dtype=torch.float64)
     for _ in range(_HALVINGS):
         share = (low + high) / 2
-        tail = torch.logsumexp(ways + hits * math.log(share) + misses * math.log1p(-share), 0)
-        low, high = (share, high) if float(tail) <= math.log(alpha) else (low, share)
-    return low
+        safe = _log_tail(successes, share, ways, reach) <= log_alpha
+        low, high = torch.where(safe, share, low), torch.where(safe, high, share)
+    return torch.where(successes > 0, low, 0.0)
+
+
+def _log_tail(successes: Tensor, share: Tensor, ways: Tensor, reach: int) -> Tensor:
+    """Return the logarithm of the probability of so many successes or more, at shares (V,) in (0, 1).
+
+    Terms within `reach` of the largest are summed. They fall by exp(-2 d^2 / n) and more at a distance d from it, so
+    that all others are below a rounding error; those on either side count as the outermost that is summed, no less.
+    """
+    samples = len(ways) - 1
+    first = torch.maximum(successes, (share * (samples + 1)).long() - reach)
+    hits = first[:, None] + torch.arange(2 * reach + 1)
+    terms = ways[hits.clamp(max=samples)] + hits * share.log()[:, None] + (samples - hits) * (-share).log1p()[:, None]
+    terms = terms.masked_fill(hits > samples, -math.inf)
+    before, after = first - successes, (samples - hits[:, -1]).clamp(min=0)
+    rest = terms[:, [0, -1]] + torch.stack([before, after], dim=1).double().log()
+    return torch.cat([terms, rest], dim=1).logsumexp(1)
 
 
 def certified_radii(
