@@ -25,6 +25,7 @@ def words(tiny: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def short_attacks() -> Any:
     with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("saat.evaluation.deployment.Deployment.average_precision")  # for searches only: it is slow
         patch.setattr("saat.recipes.certify.ATTACK_STEPS", 2)
         patch.setattr("saat.recipes.certify.EOT_SAMPLES", 2)
         patch.setattr("saat.recipes.certify.SELECTION_SAMPLES", 20)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from saat.codes.bank import CodeBank
 from saat.evaluation.certificates import certified_average_precision
 from saat.evaluation.deployment import Deployment
+from saat.evaluation.ranking import average_precision, count_by_distance
 from saat.models.smoothing import majority_codes
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import progress
@@ -21,7 +23,7 @@ ROUNDING = 1e-9  # of average precision, between two ways to sum it
 
 def by_radius(
     config: CertifyConfig,
-    deployment: Deployment,
+    database: CodeBank,
     smoothed: Tensor,
     radii: Tensor,
     attacked_votes: Tensor,
@@ -30,11 +32,12 @@ def by_radius(
     """Return certified and attacked MAP, certified bits and violations, each by radius."""
     names = ("certified_map", "attacked_map", "certified_bits", "violations")
     found: dict[str, dict[str, float]] = {name: {} for name in names}
+    deployment = Deployment(database)
     for place, radius in enumerate(progress(config.radii, "bounds", unit="radius", quiet=config.quiet)):
         certified = radii > radius
         bound = certified_average_precision(deployment, smoothed, certified, labels)
         attacked_codes = majority_codes(attacked_votes[:, place], samples=config.samples)
-        attacked = deployment.average_precision(attacked_codes, labels)
+        attacked = average_precision(count_by_distance(attacked_codes, labels, database.codes, database.labels))
         key = f"{radius:.6g}"
         found["certified_map"][key] = bound.mean().item()
         found["attacked_map"][key] = attacked.mean().item()

@@ -23,8 +23,8 @@ from saat.codes.bank import CodeBank
 from saat.data.catalog import DataOptions
 from saat.errors import ArgumentError, check_at_least
 from saat.evaluation.certificates import certified_radii, largest_radius
-from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.ranking import average_precision, count_by_distance
 from saat.evaluation.sanity import entries_of, find_flags
 from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
@@ -226,10 +226,10 @@ def measure(
 ) -> dict[str, Any]:
     """Return the report: what is certified at each radius, and what the attacks found there."""
     labels, database_labels = subject.splits.query.labels[rows], subject.splits.database.labels
-    deployment = Deployment(CodeBank(codes.database, database_labels))
     smoothed = majority_codes(votes["selection"] + votes["clean"], samples=SELECTION_SAMPLES + config.samples)
     clean = evaluate_retrieval(smoothed, labels, codes.database, database_labels)
-    base = deployment.average_precision(sign_codes(codes.query_logits[rows]), labels)
+    base_codes = sign_codes(codes.query_logits[rows])
+    base = average_precision(count_by_distance(base_codes, labels, codes.database, database_labels))
     radii = certified_radii(
         votes["selection"],
         votes["clean"],
@@ -258,7 +258,7 @@ def measure(
         "chance_map": clean.chance_map,
         "distinct_codes": clean.distinct_codes,
         "bit_entropy": clean.bit_entropy,
-        **by_radius(config, deployment, smoothed, radii, votes["attacked"], labels),
+        **by_radius(config, CodeBank(codes.database, database_labels), smoothed, radii, votes["attacked"], labels),
         "code_length": subject.model.code_length,
         "seconds": votes["seconds"].sum().item(),
         "attack_seconds": votes["attack_seconds"].sum().item(),

@@ -24,8 +24,8 @@ from saat.data.catalog import DataOptions
 from saat.data.splits import Splits
 from saat.defenses.detection import NEAREST, Detector, fit_detector
 from saat.errors import ArgumentError, check_at_least
-from saat.evaluation.deployment import Deployment
 from saat.evaluation.metrics import evaluate_retrieval
+from saat.evaluation.ranking import average_precision, count_by_distance
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
 from saat.evaluation.sanity import entries_of, find_flags
 from saat.evaluation.suite import check_gray_level, round_to_8_bits
@@ -133,12 +133,12 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     )
     warn_of_few(detector)
     detector.save(config.out / "detector")
-    deployment = Deployment(CodeBank(codes.database, subject.splits.database.labels))
-    clean = score(subject.model, detector, deployment, query.images[rows], query.labels[rows])
+    database = CodeBank(codes.database, subject.splits.database.labels)
+    clean = score(subject.model, detector, database, query.images[rows], query.labels[rows])
     attacked = {}
     for weight in (0.0, *WEIGHTS):
         images = attack_knowing(config, subject, codes, detector, rows, weight)
-        attacked[weight] = score(subject.model, detector, deployment, images, query.labels[rows])
+        attacked[weight] = score(subject.model, detector, database, images, query.labels[rows])
     found = evaluate_retrieval(
         sign_codes(codes.query_logits[rows]), query.labels[rows], codes.database, subject.splits.database.labels
     )
@@ -208,10 +208,11 @@ def attack_knowing(
     return torch.cat(found)
 
 
-def score(model: nn.Module, detector: Detector, deployment: Deployment, images: Tensor, labels: Tensor) -> Scored:
+def score(model: nn.Module, detector: Detector, database: CodeBank, images: Tensor, labels: Tensor) -> Scored:
     """Score and search with images (Q, 3, S, S), uint8."""
     codes = sign_codes(encode_logits(model, images, quiet=True))
-    return Scored(images, detector.score(images), deployment.average_precision(codes, labels))
+    counts = count_by_distance(codes, labels, database.codes, database.labels)
+    return Scored(images, detector.score(images), average_precision(counts))
 
 
 def choose_weight(clean: Scored, attacked: Mapping[float, Scored]) -> float:
