@@ -175,7 +175,7 @@ def fit(
         SaatError: the loss, a weight or a running statistic is no longer finite.
     """
     device = device_of(model)
-    check_trainable(model, pixels_of(split.images[: min(2, options.batch_size)], device))
+    check_trainable(model, pixels_of(split.images[:2], device))
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(),
