@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from saat.runtime import (
     choose_device,
     derive_seed,
     frozen,
+    make_folder,
     make_generator,
     progress,
     set_threads,
@@ -174,3 +177,16 @@ def test_weights_are_cast_inside_the_block_only_and_give_what_autocast_gives() -
         torch.equal(before[name], value) and value.dtype == before[name].dtype
         for name, value in model.state_dict().items()
     )
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_what_is_in_its_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(ArgumentError, match=r"`out` is a folder that can be written to; .*/file is no folder$"):
+            make_folder(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_place_that_takes_no_folder_is_named():
+    with pytest.raises(ArgumentError, match="; /proc/x cannot be made: "):
+        make_folder(Path("/proc/x"))

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 # OpenMP threads that spin while the other cores are busy slow everything down; torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,6 +75,9 @@ def usage(group: str = "") -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code, which is 2 after an error that a user can mend (docs/quickstart.md)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that is no text
     try:

@@ -254,7 +254,11 @@ def make_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ArgumentError(f"`out` is a folder that can be written to; {path}: {error.strerror}") from None
+        found = f"{path} cannot be {'written to' if path.is_dir() else 'made'}: {error.strerror}"
+        for part in (path, *path.parents):
+            if part.exists() and not part.is_dir():
+                found = f"{part} is no folder"
+        raise ArgumentError(f"`out` is a folder that can be written to; {found}") from None
 
 
 @contextmanager

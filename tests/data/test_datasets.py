@@ -11,6 +11,7 @@ import torch
 from pictures import encoded, picture, write_picture
 
 from saat.data.catalog import DATASETS, DataOptions, load_splits
+from saat.data.decoding import NO_IMAGE
 from saat.errors import ArgumentError, DataError
 
 
@@ -85,7 +86,7 @@ def test_what_is_odd_about_a_folder_is_said(folder, caplog):
     load_splits(DataOptions(name="folder", root=folder, image_size=8), quiet=True)
     beside, damaged, *empty, chance = caplog.messages
     assert beside == f"images beside the class folders of {folder} are left out, 1 in all, first beside.png"
-    assert damaged.startswith("damaged images are left out, 10 in all: cat/01.png: not an image; cat/")
+    assert damaged.startswith(f"damaged images are left out, 10 in all: cat/01.png: {NO_IMAGE}; cat/")
     assert damaged.endswith("; and 5 more")
     assert empty == [f"{split} has no image of 1 of 2 classes: cat" for split in ("train", "database")]
     assert chance == "any ranking is good: a query shares a label with 100.0% of the items"

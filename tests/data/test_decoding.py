@@ -10,7 +10,16 @@ from pictures import collection_of, encoded, picture
 from PIL import Image
 
 from saat.data import decoding
-from saat.data.decoding import FORMATS, allocate, check_upload, decode_image, decode_rows, open_image, resize_image
+from saat.data.decoding import (
+    FORMATS,
+    NO_IMAGE,
+    allocate,
+    check_upload,
+    decode_image,
+    decode_rows,
+    open_image,
+    resize_image,
+)
 from saat.errors import DataError
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -140,7 +149,7 @@ def test_each_damage_is_named_and_left_out():
     assert [bool(digest) for digest in decoded.digests] == [True, False, False, False, False, False]
     assert [text.partition(":")[0] for text in decoded.damaged] == [f"item {row}" for row in range(1, 6)]
     assert "truncated" in decoded.damaged[0]
-    assert decoded.damaged[1:3] == ("item 2: empty", "item 3: not an image")
+    assert decoded.damaged[1:3] == ("item 2: empty", f"item 3: {NO_IMAGE}")
 
 
 def test_random_damage_never_crashes():
@@ -257,5 +266,5 @@ def test_images_of_known_formats_are_read(kind):
 def test_other_formats_are_not_tried():
     content = io.BytesIO()
     Image.new("RGB", (6, 4), "white").save(content, "EPS")  # Pillow would start Ghostscript on it
-    with pytest.raises(DataError, match=r"^not an image$"):
+    with pytest.raises(DataError, match=f"^{NO_IMAGE}$"):
         image_of(content.getvalue())

@@ -203,7 +203,7 @@ def test_an_out_that_is_a_file_gets_an_answer(
     words = [command, f"--checkpoint={plain}", f"--out={tmp_path / 'file'}", "--quiet=true", *more]
     assert main(words) == 2
     printed = capsys.readouterr().err
-    assert "File exists" in printed
+    assert "is no folder" in printed
     assert "Traceback" not in printed
 
 

@@ -245,6 +245,13 @@ def test_a_full_disk_behind_the_output_gets_an_answer() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no POSIX shell here")
+@pytest.mark.parametrize(("words", "closed", "code"), [("data list", ">&-", 0), ("frobnicate", "2>&-", 2)])
+def test_a_closed_output_is_none(words: str, closed: str, code: int) -> None:
+    done = subprocess.run(f"{sys.executable} -m saat {words} {closed}", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 def test_a_folder_whose_name_is_no_text_is_printed(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/\xe9"
     content = IndexContent.empty(ModelKey("a" * 32, 16, "runs/plain"))
