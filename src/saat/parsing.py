@@ -137,6 +137,9 @@ def given_options(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
     """Return what is given of a command's options, on the command line and in `--config` files; no defaults.
 
     Empty where it cannot be parsed: the command's own parser says why.
+
+    Raises:
+        ArgumentError: a file is no text in UTF-8.
     """
     needed = [each.name for each in fields(command.config) if each.default is each.default_factory is MISSING]
     parser = Parser(exit_on_error=False, allow_abbrev=False)
@@ -149,6 +152,9 @@ def given_options(command: Command, arguments: Sequence[str]) -> dict[str, Any]:
     try:
         words = [word for word in arguments if word.split("=")[0] not in asked]
         return dict(vars(parser.parse_args(words, defaults=False)))
+    except UnicodeDecodeError as error:
+        found = f"{error.reason} at byte {error.start}"
+        raise ArgumentError(f"`config` and files of groups are YAML in UTF-8; found {found}") from None
     except jsonargparse.ArgumentError:
         return {}
 
@@ -182,9 +188,10 @@ def check_groups(config: type[Any], parsed: jsonargparse.Namespace) -> None:
     for name, kind in get_type_hints(config).items():
         value = parsed.get(name)
         group = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
-        if group is not None and value is not None and not isinstance(value, jsonargparse.Namespace):
-            first = fields(group)[0].name
-            raise ArgumentError(f"`{name}` is a group of options, such as `{name}.{first}`; got {value!r}")
+        left_out = value is None and type(None) in get_args(kind)
+        if group is not None and not left_out and not isinstance(value, jsonargparse.Namespace):
+            first, found = fields(group)[0].name, "null" if value is None else repr(value)
+            raise ArgumentError(f"`{name}` is a group of options, such as `{name}.{first}`; got {found}")
 
 
 def check_paths(parsed: jsonargparse.Namespace) -> None:

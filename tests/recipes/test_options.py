@@ -126,10 +126,24 @@ def test_mistakes_get_an_answer(words: list[str], message: str, capsys: pytest.C
     assert "Traceback" not in printed
 
 
-def test_a_group_of_options_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file.yaml").write_text("fit: 3\n")
+@pytest.mark.parametrize("value", ["3", "null"])
+def test_a_group_of_options_is_no_value(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.yaml").write_text(f"fit: {value}\n")
     assert main(["train", "--out=y", f"--config={tmp_path / 'file.yaml'}"]) == 2
-    expected = "saat train: `fit` is a group of options, such as `fit.epochs`; got 3\n"
+    expected = f"saat train: `fit` is a group of options, such as `fit.epochs`; got {value}\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_group_that_may_be_left_out_may_be_null(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text("data: null\n")
+    assert parsed(f"attack x --out y --config {tmp_path / 'file.yaml'}").data is None
+
+
+@pytest.mark.parametrize("option", ["--config", "--fit"])
+def test_a_file_of_options_is_text(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.yaml").write_bytes(b"epochs: \xff\n")
+    assert main(["train", "--out=y", f"{option}={tmp_path / 'file.yaml'}"]) == 2
+    expected = "saat train: `config` and files of groups are YAML in UTF-8; found invalid start byte at byte 8\n"
     assert capsys.readouterr().err == expected
 
 
