@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import io
+import os
 import subprocess
 import sys
 
@@ -254,6 +256,22 @@ def test_large_stores_lie_in_a_file(monkeypatch):
     in_memory = decode_rows(collection_of(contents), range(3), size=8, crop_border=0, quiet=True)
     assert isinstance(in_file.images, np.memmap)
     assert np.array_equal(in_file.images, in_memory.images)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no room is reserved here")
+def test_a_full_temporary_disk_is_told_before_images_are_decoded(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(decoding, "MAX_MEMORY", 100)
+    monkeypatch.setattr(os, "posix_fallocate", unknown)
+    assert allocate((2, 3, 8, 8)).shape == (2, 3, 8, 8)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"^384 bytes of pixels have room in /.*; TMPDIR names .*: No space left"):
+        allocate((2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,10 +51,22 @@ class Decoded:
 
 
 def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return an array for pixels, its values undefined; above 2 GB it lies in a temporary file that goes with it."""
-    if math.prod(shape) <= MAX_MEMORY:
+    """Return an array for pixels, its values undefined; above 2 GB it lies in a temporary file that goes with it.
+
+    Raises:
+        DataError: the disk of temporary files has no room for it.
+    """
+    size = math.prod(shape)
+    if size <= MAX_MEMORY:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile() as file:  # the map keeps the file alive after this
+        if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some pixel, by SIGBUS
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: of a disk that reserves nothing
+                    rule = f"{size:,} bytes of pixels have room in {tempfile.gettempdir()}; TMPDIR names another folder"
+                    raise DataError(f"{rule}: {error.strerror}") from error
         return np.memmap(file, np.uint8, mode="w+", shape=shape)
 
 
