@@ -92,3 +92,22 @@ def test_a_link_to_a_folder_around_its_class_has_no_end(tmp_path):
         (tmp_path / "set" / "cat" / f"link{number}").symlink_to(around)
     assert read_folder(tmp_path / "set").item_names == ("cat/1.png", "dog/2.png")
     assert images_below(tmp_path / "set" / "cat") == [tmp_path / "set" / "cat" / "1.png"]
+
+
+def test_each_suffix_of_a_format_that_is_read_counts_and_others_are_told(tmp_path, caplog):
+    names = ("cat/1.pgm", "cat/2.j2k", "dog/3.jpe", "dog/4.pbm", "dog/5.pnm")
+    for name in names:
+        write_picture(tmp_path / name, 1)
+    for name in ("6.HEIC", "7.avif"):
+        (tmp_path / "dog" / name).write_bytes(b"another format")
+    assert read_folder(tmp_path).item_names == names
+    warned = f"images of formats that saat does not read are left out, 2 below {tmp_path}: .avif, .heic"
+    assert caplog.messages == [warned]
+
+
+def test_a_link_to_nothing_is_an_item_and_what_is_no_file_is_none(tmp_path):
+    for name in ("cat/1.png", "dog/2.png"):
+        write_picture(tmp_path / name, 1)
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    assert read_folder(tmp_path).item_names == ("cat/1.png", "cat/gone.png", "dog/2.png")

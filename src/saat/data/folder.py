@@ -11,7 +11,11 @@ import numpy as np
 from saat.data.collection import Collection, multi_hot
 from saat.errors import DataError, check_folder
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".j2k"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
+OTHER_FORMATS = {".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".dng", ".cr2", ".nef", ".arw"}
 IMAGE_SIZE = 224
 
 log = logging.getLogger(__name__)
@@ -28,18 +32,18 @@ def read_folder(root: Path) -> Collection:
     if len(classes) < 2:
         there = f"only {classes[0].name}" if classes else "none"
         raise DataError(f"`data.root` has one subfolder a class, at least two; found {there} in {root}{_hint(root)}")
-    beside = [path.name for path in sorted(root.glob("[!.]*")) if path.is_file() and path.suffix.lower() in SUFFIXES]
+    images = images_below(root)
+    beside = [path.name for path in images if path.parent == root]
     if beside:
         log.warning(f"images beside the class folders of {root} are left out, {len(beside)} in all, first {beside[0]}")
     _warn_of_splits(root, classes)
-    paths: list[Path] = []
-    labels: list[int] = []
+    paths = [path for path in images if path.parent != root]
+    numbers = {folder.name: number for number, folder in enumerate(classes)}
+    labels = [numbers[path.parts[len(root.parts)]] for path in paths]
+    filled = set(labels)
     for number, folder in enumerate(classes):
-        found = [path for path in images_below(folder) if path.is_file()]
-        if not found:
+        if number not in filled:
             raise DataError(f"each class folder holds images ({', '.join(sorted(SUFFIXES))}); found none in {folder}")
-        paths += found
-        labels += [number] * len(found)
     return Collection(
         item_names=tuple(path.relative_to(root).as_posix() for path in paths),
         labels=multi_hot(np.array(labels), len(classes)),
@@ -51,7 +55,9 @@ def read_folder(root: Path) -> Collection:
 
 
 def images_below(root: Path) -> list[Path]:
-    """Return the paths below `root` that end as images do, ascending; links are followed, and nothing hidden counts.
+    """Return the files below `root` that end as images do, ascending; links are followed, and nothing hidden counts.
+
+    A link to nothing is among them, to be named when it cannot be read. Images of formats that are not read are logged.
 
     Raises:
         DataError: a folder cannot be read.
@@ -69,7 +75,12 @@ def images_below(root: Path) -> list[Path]:
             else:
                 above[str(path)] = above[name] | {place}
         found += [Path(name, file) for file in files if not file.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    others = [suffix for path in found if (suffix := path.suffix.lower()) in OTHER_FORMATS]
+    if others:
+        kinds = ", ".join(sorted(set(others)))
+        log.warning(f"images of formats that saat does not read are left out, {len(others)} below {root}: {kinds}")
+    images = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    return [path for path in images if path.is_file() or not path.exists()]
 
 
 def _refuse(error: OSError) -> None:

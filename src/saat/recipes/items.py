@@ -178,8 +178,7 @@ def _images_in(root: Path) -> list[tuple[Path, str | None]]:
     found: list[tuple[Path, str | None]] = []
     for path in images_below(root):
         inside = path.relative_to(root).parts
-        if path.is_file() or (path.is_symlink() and not path.exists()):  # which is named when it cannot be read
-            found.append((path, inside[0] if len(inside) > 1 else None))
+        found.append((path, inside[0] if len(inside) > 1 else None))
     return found
 
 
