@@ -93,15 +93,24 @@ def plain_error(message: str, known: Sequence[str]) -> str:
             kinds = ["a finite number" if kind == "float" else kind for kind in kinds]
         return f"`{name}` is {' or '.join(kinds)}; got {got[1]}"
     if name and (found := re.search(r"Unable to load config '([^']*)'", message)):
-        return f"`{name}` is a group of options, or a YAML file of them; got {found[1]}"
+        missing = found[1].endswith((".yaml", ".yml")) and not Path(found[1]).exists()
+        none = ", and there is no such file" if missing else ""
+        return f"`{name}` is a group of options, or a YAML file of them; got {found[1]}{none}"
+    if found := re.search(r"Unexpected config:\s*(.*)", message):
+        return f"`config` is a YAML file of options, such as `seed: 1`; got {found[1] or 'an empty one'}"
+    if name and "Not of type Path" in message:
+        return f"`{name}` is a path; one that reads as a number or a date has quotes in a YAML file"
     if found := re.search(r"Option '([^']+)' is not accepted", message):
         message = f"unrecognized arguments: --{'.'.join(filter(None, (name, found[1])))}"
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        message = f"unrecognized arguments: --{found[1]}.{found[2]}"
     if re.search(r"unrecognized arguments: [^-]", message):
         return f"{message} (values without an option stand before all options)"
     unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
     others = [option for option in known if unknown and not unknown[1].startswith(f"{option}.")]
     near = [option for option in others if unknown and option.startswith(unknown[1])]  # typed in part
     near = near or (difflib.get_close_matches(unknown[1], others, n=1) if unknown else [])
+    message = re.sub(r'^(\s*Parser key "[^"]+":)+', f"`{name}`:", message)
     return message + (f"; did you mean {near[0]}?" if near else "")
 
 

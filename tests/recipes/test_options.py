@@ -85,6 +85,27 @@ def test_a_file_of_options_keeps_the_dashes_of_its_name(tmp_path: Path) -> None:
     assert parsed(f"train --out y --config {tmp_path / 'a-b.yaml'}").fit.batch_size == 7
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "`config` is a YAML file of options, such as `seed: 1`; got an empty one"),
+        ("# none\n", "`config` is a YAML file of options, such as `seed: 1`; got # none"),
+        ("fit: {epohcs: 3}\n", "unrecognized arguments: --fit.epohcs; did you mean --fit.epochs?"),
+        ("weights: w\nout: 2024\n", "`out` is a path; one that reads as a number or a date has quotes in a YAML file"),
+        (None, "`config`: File does not exist: '@'"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_options_is_said(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["train", f"--config={file}"])
+    assert capsys.readouterr().err.startswith(f"saat train: {message.replace('@', str(file))}\n")
+
+
 def test_what_a_list_takes() -> None:
     made = parsed("index build x 2024 'b c' --out y")
     assert (made.checkpoint, made.images, made.out) == (Path("x"), [Path("2024"), Path("b c")], Path("y"))
@@ -163,6 +184,10 @@ def test_a_file_of_options_is_text(option: str, tmp_path: Path, capsys: pytest.C
         (["attack", "--out=y", "--stpes=3"], "unrecognized arguments: --stpes=3; did you mean --steps?"),
         (["attack", "--out=y", "--config=@"], "`surrogate` is list[Path] or null; got runs/a"),
         (["attack"], "the following arguments are required: out"),
+        (
+            ["train", "--out=y", "--fit=no.yaml"],
+            "`fit` is a group of options, or a YAML file of them; got no.yaml, and there is no such file",
+        ),
         (["train", "--out=y", "--data=x"], "`data` is a group of options, or a YAML file of them; got x"),
     ],
 )
