@@ -29,6 +29,19 @@ class Bright(nn.Module):
         return (images - 0.5).flatten(1) @ self.weight
 
 
+class Stretched(nn.Module):
+    """A model of images over their brightest pixel, which a black one does not have."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        brightest = images.amax((1, 2, 3))[:, None]
+        logits: torch.Tensor = self.inner(images) * (brightest / brightest)
+        return logits
+
+
 IMAGES = np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
 
 
