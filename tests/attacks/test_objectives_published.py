@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_the_equal_and_the_published_settings():
     }
     own = {"sdha": ("adam", None), "pros-gan": ("generator", None)}
     for name, settings in PRESETS.items():
-        config = AttackConfig(out="out", checkpoint="x", **settings)
+        config = AttackConfig(out=Path("out"), checkpoint=Path("x"), **settings)
         found = config.search, config.steps, config.step_size, config.epsilon, config.schedule
         search, step = own.get(name, ("pgd", 1 / 255))
         assert found == published.pop(name, (search, 100, step, 8 / 255, True))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import saat
+from saat.data.decoding import NO_IMAGE
 from saat.defenses.detection import Detector
 from saat.errors import ArgumentError
 from saat.models.checkpoint import load_checkpoint
@@ -58,7 +59,7 @@ def test_a_batch_gives_what_single_searches_give(http: httpx.Client, served: Any
     answer = http.post("/search/batch", files=files, data={"k": "5", "where": "label != 'Bag'"})
     assert answer.json()["answers"] == [post(http, path, k="5", where="label != 'Bag'").json() for path in photos]
     wrong = http.post("/search/batch", files=[*files, ("images", ("x", b"no image"))])
-    assert (wrong.status_code, wrong.json()) == (422, {"error": f"image {len(photos)}: not an image"})
+    assert (wrong.status_code, wrong.json()) == (422, {"error": f"image {len(photos)}: {NO_IMAGE}"})
 
 
 def test_the_risk_of_a_query_is_what_its_detector_says(url: str, served: Any) -> None:
