@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from saat.errors import CheckpointError
+from saat.errors import ArgumentError, CheckpointError
 from saat.models.checkpoint import (
     CARD_FILE,
     DATABASE_FOLDER,
@@ -17,7 +18,7 @@ from saat.models.checkpoint import (
     save_checkpoint,
     weights_checksum,
 )
-from saat.models.hash_model import HashModel, build_model, import_model
+from saat.models.hash_model import HashModel, build_model, import_model, wrap_module
 
 CARD = Card(
     backbone="resnet8",
@@ -124,3 +125,17 @@ def test_a_factory_may_return_one_module_each_time(tmp_path, monkeypatch):
     other = load_database_model(tmp_path / "saved", loaded, card, model_factory="one_net:make")
     assert weights_checksum(loaded) == weights_checksum(query)
     assert weights_checksum(other) == weights_checksum(database)
+
+
+def test_a_state_that_is_no_tensor_does_not_keep_a_model_from_being_measured(tmp_path):
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 1}
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
+    counting = nn.Sequential(nn.Flatten(), Counting(192, 8))
+    counting[1].weight, counting[1].bias = plain[1].weight, plain[1].bias
+    assert weights_checksum(wrap_module(counting, image_size=8)) == weights_checksum(wrap_module(plain, image_size=8))
+    with pytest.raises(ArgumentError, match="a state of tensors, as files keep it"):
+        save_checkpoint(tmp_path, wrap_module(counting, image_size=8), CARD)

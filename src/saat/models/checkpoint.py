@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from saat import __version__
 from saat.errors import ArgumentError, CheckpointError, check_code_length
@@ -63,20 +64,23 @@ class Card:
 def save_checkpoint(folder: Path, model: HashModel, card: Card) -> None:
     """Write weights and card to `folder`, each atomically; the card, last, makes the checkpoint valid."""
     with atomic_write(folder / WEIGHTS_FILE) as file:
-        file.write(_serialized(model))
+        file.write(_serialized(tensors_of(model)))
     write_text(folder / CARD_FILE, json.dumps(asdict(card), indent=2) + "\n")
 
 
 def weights_checksum(model: nn.Module) -> str:
-    """Return a checksum of the model's weights and buffers, and of whether it mirrors, 32 hexadecimal digits."""
+    """Return a checksum of the model's weights and buffers, and of whether it mirrors, 32 hexadecimal digits.
+
+    What else a user's model has in its state, and no checkpoint takes, does not count.
+    """
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     mirror = b"mirror" if getattr(model, "mirror", False) else b""
-    return hashlib.sha256(_serialized(model) + mirror).hexdigest()[:32]
+    return hashlib.sha256(_serialized(state) + mirror).hexdigest()[:32]
 
 
-def _serialized(model: nn.Module) -> bytes:
+def _serialized(state: Mapping[str, Tensor]) -> bytes:
     # Clones, since safetensors refuses weights that a user's model ties together.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in tensors_of(model).items()}
-    content: bytes = safetensors.torch.save(state)
+    content: bytes = safetensors.torch.save({name: value.cpu().contiguous().clone() for name, value in state.items()})
     return content
 
 
