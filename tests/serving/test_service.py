@@ -148,6 +148,7 @@ def test_the_page_and_the_headers_of_every_answer(http: httpx.Client) -> None:
     for path, kind in (
         ("/", "text/html"),
         ("/app.js", "text/javascript"),
+        ("/drawing.js", "text/javascript"),
         ("/service.js", "text/javascript"),
         ("/style.css", "text/css"),
     ):

@@ -14,6 +14,7 @@ page = APIRouter(include_in_schema=False)
 @page.head("/")
 @page.get("/", response_class=Response)
 @page.get("/app.js", response_class=Response)
+@page.get("/drawing.js", response_class=Response)
 @page.get("/service.js", response_class=Response)
 @page.get("/style.css", response_class=Response)
 async def static(request: Request) -> Response:
