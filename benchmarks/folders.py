@@ -6,5 +6,7 @@ def folder_of(name: str) -> str:
 
     >>> folder_of("query-side, rate 0.05")
     'query-side-rate-0.05'
+    >>> folder_of("query-side, radius 8/255")
+    'query-side-radius-8-255'
     """
-    return name.replace(", ", "-").replace(" ", "-")
+    return name.replace(", ", "-").replace(" ", "-").replace("/", "-")
