@@ -130,14 +130,17 @@ def summarize_change(perturbed: Tensor, clean: Tensor) -> dict[str, float]:
     >>> summary["linf"], summary["linf_maximum"], round(summary["psnr"], 3)
     (0.5, 0.5, 6.021)
     """
+    _check_images(perturbed, clean)
     if not len(clean):
         raise ArgumentError("`clean` holds an image at least; got none")
-    largest, ratios = linf(perturbed, clean), psnr(perturbed, clean)
+    rows = max(1, _BLOCK_VALUES // clean[0].numel())
+    blocks = list(zip(torch.split(perturbed, rows), torch.split(clean, rows), strict=True))
+    largest, lengths, ratios = (torch.cat([measure(*block) for block in blocks]) for measure in (linf, l2, psnr))
     changed = ratios[ratios.isfinite()]
     return {
         "linf": largest.mean().item(),
         "linf_maximum": largest.max().item(),
-        "l2": l2(perturbed, clean).mean().item(),
+        "l2": lengths.mean().item(),
         "psnr": changed.mean().item() if len(changed) else float("inf"),
         "ssim": ssim(perturbed, clean).mean().item() if min(clean.shape[2:]) >= WINDOW else float("nan"),
     }
