@@ -157,7 +157,7 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
         codes=worst,
         members=members,
         trials=_trials(options, subject, first),
-        any_code_map=_any_code_map(first[0].deployment, worst[rows].to(device), query.labels[rows].to(device)),
+        any_code_map=_any_code_map(options, first[0].deployment, worst[rows].to(device), query.labels[rows].to(device)),
         largest_change=_verified(options.threat, worst_images, query.images, of="the worst case"),
     )
 
@@ -266,8 +266,18 @@ def _fit_universal(options: SuiteOptions, subject: Subject, bank: CodeBank) -> A
     )
 
 
-def _any_code_map(deployment: Deployment, codes: Tensor, labels: Tensor) -> float:
-    return worst_codes(deployment, codes, labels)[1].mean().item()
+def _any_code_map(options: SuiteOptions, deployment: Deployment, codes: Tensor, labels: Tensor) -> float:
+    """Return the MAP of the worst codes of queries; each batch is kept, since over many items one takes minutes."""
+    found = []
+    parts = list(zip(torch.split(codes, options.batch_size), torch.split(labels, options.batch_size), strict=True))
+    for number, part in enumerate(progress(parts, "any code", unit="batch", quiet=options.quiet)):
+        path = options.out / "members" / f"{options.suite}-any-code-{number:05d}.safetensors"
+
+        def make(part: tuple[Tensor, Tensor] = part) -> dict[str, Tensor]:
+            return {"average_precision": worst_codes(deployment, *part)[1].cpu()}
+
+        found.append(kept_tensors(path, make)["average_precision"])
+    return torch.cat(found).mean().item()
 
 
 def _verified(threat: ThreatModel, images: Tensor, clean: Tensor, *, of: str) -> float:
