@@ -201,8 +201,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert main(words(tiny, tmp_path)) == 0
     assert all((tmp_path / "members" / name).stat().st_mtime_ns == moment for name, moment in there.items())
     assert numbers(tmp_path) == numbers(whole)
-    saved, expected = ((out / "adversarial.safetensors").read_bytes() for out in (tmp_path, whole))
-    assert saved == expected
+    assert len({(out / "adversarial.safetensors").read_bytes() for out in (tmp_path, whole)}) == 1
     monkeypatch.setattr("saat.recipes.suite.worst_codes", None)  # over many items it takes long, and is kept too
     assert main(words(tiny, tmp_path)) == 0
 
