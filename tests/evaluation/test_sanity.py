@@ -45,12 +45,6 @@ def test_one_code_a_class_is_not_a_collapse():
     assert sanity.collapsed_codes(metrics) is None
 
 
-def test_no_more_codes_are_asked_for_than_there_are_items():
-    many = replace(measured(0.5), relevant_share=1 / 374, database=150, distinct_codes=150)  # 187 for each group
-    assert sanity.collapsed_codes(many) is None
-    assert sanity.collapsed_codes(replace(many, distinct_codes=149)) is not None
-
-
 def test_a_constant_code_is_collapsed_and_at_chance():
     constant = measured(0.5, constant=True)
     assert names(sanity.find_flags(constant, constant, logits=CALM, overlap=0)) == [
@@ -86,6 +80,9 @@ def test_fewer_codes_than_half_the_classes_are_a_collapse():
 def test_no_more_codes_are_asked_for_than_there_are():
     metrics = measured(0.5, classes=20)
     assert sanity.collapsed_codes(replace(metrics, distinct_codes=4, code_length=2)) is None
+    many = replace(metrics, relevant_share=1 / 374, database=150)  # 187 for each group, of 150 items
+    assert sanity.collapsed_codes(replace(many, distinct_codes=150)) is None
+    assert sanity.collapsed_codes(replace(many, distinct_codes=149)) is not None
 
 
 def test_one_query_leads_nobody():
