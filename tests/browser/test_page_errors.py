@@ -131,12 +131,15 @@ def test_the_slider_attacks_again_during_an_attack_and_after_one_that_failed(
     page.goto(url)
     status = page.locator("#lab-status")
     page.locator("#samples button").first.click()
-    page.route("**/lab/attack", lambda route: None)  # which is underway for good
+    held: list[Route] = []
+    page.route("**/lab/attack", lambda route: held.append(route))
     page.locator("#attack").click()
     expect(status).to_have_text("Attacking …")
-    page.unroute("**/lab/attack")
     page.locator("#epsilon").fill("3")
     page.locator("#epsilon").dispatch_event("change")
+    assert len(held) == 1  # the service lets few wait
+    held[0].continue_()
+    page.unroute("**/lab/attack")
     expect(status).to_contain_text("more than 3/255; 50 steps")
     page.route("**/lab/attack", lambda route: route.fulfill(status=503, json={"error": "come again"}))
     page.locator("#attack").click()

@@ -11,6 +11,7 @@ let searching = null; // so that a later search ends an earlier one, and so on
 let sampling = null;
 let attacking = null;
 let attacked = false; // this query, so that a change of the form attacks it again
+let again = false; // after the attack that runs: one at a time, for the service lets few wait
 
 function body(fields) {
   const form = new FormData();
@@ -60,7 +61,7 @@ function setQuery(next) {
   query = next;
   attacking?.abort();
   attacking = null;
-  attacked = false;
+  attacked = again = false;
   $("sides").replaceChildren();
   say($("query-status"), "");
   say($("lab-status"), "");
@@ -164,8 +165,8 @@ function heard(side, label) {
 }
 
 async function attack() {
-  if (!query) return;
-  attacking?.abort();
+  again = attacking !== null;
+  if (!query || again) return;
   const mine = attacking = new AbortController();
   attacked = true;
   $("attack").setAttribute("aria-busy", "true"); // disabled, it would lose the focus
@@ -187,6 +188,7 @@ async function attack() {
     if (attacking === mine) {
       attacking = null;
       $("attack").setAttribute("aria-busy", "false");
+      if (again) attack();
     }
   }
 }
