@@ -71,8 +71,8 @@ and epoch more than is needed today: 400 where it would be 360.
 `saat, targeted` among [all attacks](#every-attack-at-equal-evaluations) took the objective of the untargeted attack,
 mirrored; the preset now has the published one.
 
-`query-side` on Corel5k, and `no warmup` in the ablation, were trained within the whole radius from the start, as if with
-`--epsilon_warmup 0`.
+`query-side` on Corel5k, and `no warmup` in the ablation, were trained within the whole radius from the start, as if
+with `--epsilon_warmup 0`.
 """
 
 
