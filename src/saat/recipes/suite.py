@@ -72,6 +72,10 @@ class SuiteOptions:
         """Return the checksums of the surrogates' weights."""
         return [weights_checksum(other.model) for other in self.surrogates]
 
+    def part_file(self, name: str, number: int) -> Path:
+        """Return where what was found on a batch is kept."""
+        return self.out / "members" / f"{self.suite}-{name}-{number:05d}.safetensors"
+
 
 @dataclass(frozen=True)
 class MemberResult:
@@ -211,7 +215,6 @@ def _member_on(
     options: SuiteOptions, name: str, number: int, batch: SuiteBatch, model: nn.Module, clean: Tensor
 ) -> dict[str, Tensor]:
     """Return what the member found on this batch, from its file if it has run before."""
-    path = options.out / "members" / f"{options.suite}-{name}-{number:05d}.safetensors"
 
     def make() -> dict[str, Tensor]:
         began = time.perf_counter()
@@ -224,7 +227,7 @@ def _member_on(
             "seconds": torch.tensor(time.perf_counter() - began),
         }
 
-    return kept_tensors(path, make)
+    return kept_tensors(options.part_file(name, number), make)
 
 
 def _trials(options: SuiteOptions, subject: Subject, batches: Sequence[SuiteBatch]) -> Trials:
@@ -271,12 +274,11 @@ def _any_code_map(options: SuiteOptions, deployment: Deployment, codes: Tensor, 
     found = []
     parts = list(zip(torch.split(codes, options.batch_size), torch.split(labels, options.batch_size), strict=True))
     for number, part in enumerate(progress(parts, "any code", unit="batch", quiet=options.quiet)):
-        path = options.out / "members" / f"{options.suite}-any-code-{number:05d}.safetensors"
 
         def make(part: tuple[Tensor, Tensor] = part) -> dict[str, Tensor]:
             return {"average_precision": worst_codes(deployment, *part)[1].cpu()}
 
-        found.append(kept_tensors(path, make)["average_precision"])
+        found.append(kept_tensors(options.part_file("any-code", number), make)["average_precision"])
     return torch.cat(found).mean().item()
 
 
