@@ -49,7 +49,7 @@ def make_run(folder: Path, *, noise: float = 0.3, side: int = 8, seed: int = 0, 
     examples = write_examples(
         folder,
         queries=choose_queries(labels, 6, seed=seed),
-        clean=images,
+        clean=(255 * images).round().to(torch.uint8),
         adversarial=(images + 8 / 255).clamp(0, 1),
         database=(255 * torch.rand(40, 3, side, side, generator=generator)).to(torch.uint8),
         clean_codes=clean_codes,

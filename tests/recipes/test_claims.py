@@ -12,7 +12,6 @@ from saat.cli import main
 from saat.recipes import outcome
 from saat.recipes.outcome import SubjectCodes
 from saat.recipes.subject import Subject
-from saat.recipes.suite import FIRST_STATE
 
 DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60", "--quiet=true"]
 OWN = ["--model=test_claims:Own", *DATA]
@@ -64,7 +63,7 @@ def test_a_bit_that_another_machine_rounds_otherwise_makes_no_other_model(
 ) -> None:
     words = [*SUITE, *OWN, f"--out={tmp_path}"]
     assert main(words) == 0
-    first, encoded = (tmp_path / FIRST_STATE).read_text(), outcome.encode_subject
+    first, encoded = (tmp_path / "suite.json").read_text(), outcome.encode_subject
 
     def turned(subject: Subject, *, quiet: bool) -> SubjectCodes:
         codes = encoded(subject, quiet=quiet)
@@ -74,22 +73,30 @@ def test_a_bit_that_another_machine_rounds_otherwise_makes_no_other_model(
     monkeypatch.setattr("saat.recipes.evaluate.encode_subject", turned)
     bits = 1
     assert main(words) == 0  # of 70 codes of 16 bits
-    assert (tmp_path / FIRST_STATE).read_text() == first  # and does not drift away, bit by bit
+    assert (tmp_path / "suite.json").read_text() == first  # and does not drift away, bit by bit
     bits = 2
     assert main(words) == 2
     assert "holds another (codes: '" in capsys.readouterr().err
 
 
-def test_a_folder_with_a_suite_takes_no_other_suite_and_no_attack(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_a_suite_takes_no_other_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = f"--out={tmp_path}"
     assert main([*SUITE, *OWN, out]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert main([*SUITE, *OWN, out, "--suite=paper"]) == 2
     assert "suite: 'fast' there, 'paper' now" in capsys.readouterr().err
-    assert main(["attack", "--steps=1", *OWN, out]) == 2
-    assert f"`out` is a folder without a suite, whose report.json it would replace; got {tmp_path}" in (
-        capsys.readouterr().err
-    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", [SUITE, CERTIFY, ["attack", "--steps=1"], ["detect", "--steps=1"]])
+def test_a_folder_of_one_measurement_takes_none_of_another_kind(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "suite" if command is SUITE else command[0]
+    assert main([*command, *OWN, f"--out={tmp_path}"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for other in (SUITE, CERTIFY, ["attack"], ["detect"]):
+        if other[0] != command[0]:
+            assert main([*other, *OWN, f"--out={tmp_path}"]) == 2
+            assert f"{tmp_path} holds another (of {kind}, whose report.json" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -60,8 +60,8 @@ def write_examples(
     Args:
         folder: the run.
         queries: rows of the queries.
-        clean, adversarial: float (Q, 3, S, S) in [0, 1].
-        database: uint8 (N, 3, S, S).
+        clean, database: uint8 (Q, 3, S, S) and (N, 3, S, S).
+        adversarial: float (Q, 3, S, S) in [0, 1].
         clean_codes, adversarial_codes, database_codes: int8 (Q, K), (Q, K) and (N, K).
         query_labels, database_labels: (Q, C) and (N, C) multi-hot.
         class_names: C names.
@@ -81,7 +81,7 @@ def write_examples(
         {
             "query": row,
             "labels": _names(query_labels[row], class_names),
-            **_pictures(folder, number, clean[row], adversarial[row], factor),
+            **_pictures(folder, number, clean[row].float() / 255.0, adversarial[row], factor),
             "perturbation_factor": factor,
             "clean_results": find(clean_codes[row], query_labels[row]),
             "attacked_results": find(adversarial_codes[row], query_labels[row]),

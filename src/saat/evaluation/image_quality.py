@@ -117,7 +117,7 @@ def summarize_change(perturbed: Tensor, clean: Tensor) -> dict[str, float]:
 
     Args:
         perturbed: float (B, 3, H, W) in [0, 1].
-        clean: the same.
+        clean: the same, or uint8 in 0..255, which is made float a block at a time.
 
     Returns:
         `linf`, `linf_maximum`, `l2`, `psnr` (over changed images only, since it is infinite for the others; infinite
@@ -134,15 +134,19 @@ def summarize_change(perturbed: Tensor, clean: Tensor) -> dict[str, float]:
     if not len(clean):
         raise ArgumentError("`clean` holds an image at least; got none")
     rows = max(1, _BLOCK_VALUES // clean[0].numel())
-    blocks = list(zip(torch.split(perturbed, rows), torch.split(clean, rows), strict=True))
-    largest, lengths, ratios = (torch.cat([measure(*block) for block in blocks]) for measure in (linf, l2, psnr))
+    measures = (linf, l2, psnr, ssim) if min(clean.shape[2:]) >= WINDOW else (linf, l2, psnr)
+    found = []
+    for seen, before in zip(torch.split(perturbed, rows), torch.split(clean, rows), strict=True):
+        pixels = before.float() / 255.0 if before.dtype == torch.uint8 else before
+        found.append([measure(seen, pixels) for measure in measures])
+    largest, lengths, ratios, *similarities = (torch.cat(parts) for parts in zip(*found, strict=True))
     changed = ratios[ratios.isfinite()]
     return {
         "linf": largest.mean().item(),
         "linf_maximum": largest.max().item(),
         "l2": lengths.mean().item(),
         "psnr": changed.mean().item() if len(changed) else float("inf"),
-        "ssim": ssim(perturbed, clean).mean().item() if min(clean.shape[2:]) >= WINDOW else float("nan"),
+        "ssim": similarities[0].mean().item() if similarities else float("nan"),
     }
 
 

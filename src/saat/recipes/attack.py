@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from saat.attacks.base import SearchCost
 from saat.attacks.catalog import GOALS, SEARCHES
 from saat.attacks.objectives import OBJECTIVES
 from saat.attacks.threat import PatchThreat, Threat, ThreatModel
 from saat.attacks.transfer import joined_name
-from saat.attacks.views import restart_draws
 from saat.data.catalog import DataOptions
 from saat.defenses.purification import PURIFIERS
 from saat.errors import ArgumentError, check_at_least, check_choice
 from saat.evaluation.report import write_report
 from saat.evaluation.run_reports import check_name
 from saat.evaluation.sanity import find_flags
-from saat.evaluation.trials import vanished_share
 from saat.hamming import sign_codes
 from saat.models.checkpoint import read_card
 from saat.models.hash_model import encode_logits
 from saat.recipes.attack_rules import check_goal, check_search, check_trained
-from saat.recipes.attacker import TRAINED, Attacker, draw_targets, make_attacker, traits_of
+from saat.recipes.attack_search import claim_attack, search
+from saat.recipes.attacker import TRAINED, draw_targets, make_attacker, traits_of
+from saat.recipes.claims import measurement_folder
+from saat.recipes.kept import drop_batches
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.outside import ServiceSearch, check_service, running_service
-from saat.recipes.subject import Subject, check_train_labels, load_subject, name_of, purified
-from saat.recipes.suite import FIRST_STATE
+from saat.recipes.subject import Subject, check_train_labels, load_subject, load_surrogates, name_of, purified
 from saat.recipes.tables import print_flags, print_table
-from saat.runtime import RunOptions, derive_seed, images_at_once, make_folder, progress
-from saat.types import has_label
-
-FIRST = 100  # queries whose gradients are looked at before the search
+from saat.runtime import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +40,7 @@ class AttackConfig(RunOptions):
     """Attack the queries of a model. Writes adversarial images, codes, report.json, and a page under page/.
 
     Args:
-        out: folder of the results.
+        out: folder of the results. An attack that was stopped goes on there.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
@@ -153,9 +147,7 @@ class AttackConfig(RunOptions):
 def attack(config: AttackConfig) -> dict[str, Any]:
     """Attack by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
-    if (config.out / FIRST_STATE).exists():
-        raise ArgumentError(f"`out` is a folder without a suite, whose report.json it would replace; got {config.out}")
-    make_folder(config.out)  # before the search, which would be lost
+    measurement_folder(config.out, "attack")
     for path in config.surrogate or []:
         read_card(path)  # they are loaded once the subject is encoded, which may take long
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
@@ -184,7 +176,9 @@ def attack_subject(
     """
     query, database = subject.splits.query, subject.splits.database
     targets = draw_targets(query.labels, database.labels, seed=config.seed) if config.targeted else None
-    attacker = make_attacker(config, subject, codes, targets, device, service)
+    surrogates = load_surrogates(config.surrogate or [], subject, config.data, quiet=config.quiet)
+    claim_attack(config, subject, codes, surrogates, device)
+    attacker = make_attacker(config, subject, codes, targets, device, surrogates=surrogates, service=service)
     adversarial, cost = search(config, attacker, query.images, query.labels if targets is None else targets, device)
     attacked = sign_codes(encode_logits(subject.model, adversarial, label="encode attacked", quiet=config.quiet))
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
@@ -201,58 +195,10 @@ def attack_subject(
         config.out, name=name, attack=cost, flags=flags, seed=config.seed, clean=clean, attacked=after
     )
     page, _ = write_report([(name, config.out)], config.out / "page")
+    drop_batches(config.out)
     if not config.quiet:
         print_attack(report, page)
     return report
-
-
-def search(
-    config: AttackConfig, attacker: Attacker, clean: Tensor, labels: Tensor, device: torch.device
-) -> tuple[Tensor, dict[str, Any]]:
-    """Return adversarial queries, float (Q, 3, S, S), and how they were found. Queries without a label stay clean."""
-    adversarial = clean.float() / 255.0
-    rows = torch.arange(len(clean))[has_label(labels)]
-    cost = SearchCost()
-    if not len(rows):
-        needed = "items without any label of a query, as targets" if config.targeted else "queries with a label"
-        raise ArgumentError(f"this attack needs {needed}; got none")
-    batch_size = config.batch_size or images_at_once(clean.shape[-1], device, most=250)
-    first = rows[: min(FIRST, batch_size)]
-    vanished = 0.0
-    if traits_of(config.search).gradient:
-        objective = attacker.objective_of(adversarial[first].to(device), labels[first].to(device))
-        restart_draws(attacker.model, config.seed, "first look")
-        vanished = vanished_share(attacker.model, adversarial[first].to(device), objective)
-    began = time.perf_counter()
-    for part in progress(torch.split(rows, batch_size), "attack", unit="batch", quiet=config.quiet):
-        images, wanted = adversarial[part].to(device), labels[part].to(device)
-        run = attacker.attack_on(wanted)
-        before = SearchCost(**vars(run.cost))
-        restart_draws(attacker.model, config.seed, "attack", int(part[0]))
-        objective = attacker.objective_of(images, wanted)
-        found = run(attacker.model, images, objective, seed=derive_seed(config.seed, int(part[0])))
-        adversarial[part] = found.cpu()
-        cost += run.cost.since(before)
-    told: dict[str, Any] = {}
-    if attacker.service is not None:
-        adversarial[rows], told = attacker.service.conclude(adversarial[rows], clean[rows], config.threat())
-    change = config.threat().size(adversarial, clean.float() / 255.0)
-    return adversarial, {
-        "name": config.search,
-        **{name: getattr(config, name) for name in ("search", "goal", "targeted", "norm", "epsilon", "patch")},
-        "objective": None if GOALS[config.goal].own_objective else config.objective,
-        **dict(zip(("steps", "step_size"), config.pace(), strict=True)),
-        "batch_size": batch_size,
-        **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "precision", "seed")},
-        "last": not config.keeps_best,
-        "surrogate": [str(path) for path in config.surrogate or []],
-        **told,
-        "seconds": time.perf_counter() - began,
-        "seconds_of_training": attacker.seconds,
-        **vars(cost),
-        "vanished_at_start": vanished,
-        "max_perturbation": float(change.max()),
-    }
 
 
 def print_attack(report: Mapping[str, Any], page: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from saat.attacks.threat import ThreatModel
 from saat.attacks.universal import fit_universal
 from saat.attacks.views import EnsembleView, SearchView, nearest_ids, split_objective
 from saat.recipes.outcome import SubjectCodes, encode_subject
-from saat.recipes.subject import Subject, load_surrogates
+from saat.recipes.subject import Subject
 from saat.runtime import make_generator
 from saat.types import CodeObjective, Goal, has_label
 
@@ -65,6 +65,8 @@ def make_attacker(
     codes: SubjectCodes,
     targets: Tensor | None,
     device: torch.device,
+    *,
+    surrogates: Sequence[Subject] = (),
     service: ServiceSearch | None = None,
 ) -> Attacker:
     """Return the attacker of `config`; trained attacks are trained here.
@@ -75,13 +77,13 @@ def make_attacker(
         codes: of the subject's clean images.
         targets: (Q, C) labels of the targets of a targeted attack.
         device: where the models are.
+        surrogates: of `config`, loaded; looked at in place of the subject.
         service: to ask, in place of a search with the subject's model.
     """
     began = time.perf_counter()
     seen = [(subject, codes)]  # what the search looks at
-    if config.surrogate:
-        others = load_surrogates(config.surrogate, subject, config.data, quiet=config.quiet)
-        seen = [(other, encode_subject(other, quiet=config.quiet)) for other in others]
+    if surrogates:
+        seen = [(other, encode_subject(other, quiet=config.quiet)) for other in surrogates]
     models: list[nn.Module] = [one.view for one, _ in seen]
     lengths = [one.model.code_length for one, _ in seen]
     goals = [make_goal(config, one, its_codes, device) for one, its_codes in seen]

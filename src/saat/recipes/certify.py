@@ -30,16 +30,15 @@ from saat.evaluation.suite import EOT_SAMPLES
 from saat.hamming import sign_codes
 from saat.models.smoothing import add_noise, count_votes, majority_codes
 from saat.recipes.certificates import by_radius, print_certificates
-from saat.recipes.claims import claim_measurement
+from saat.recipes.claims import claim_measurement, measurement_folder
 from saat.recipes.kept import kept_tensors
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
-from saat.runtime import RunOptions, derive_seed, make_folder, make_generator, progress, write_text
+from saat.runtime import RunOptions, derive_seed, make_generator, progress, write_text
 from saat.types import has_label
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
 ATTACK_STEPS = 20
-STATE_FILE = "certify.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ def certify(config: CertifyConfig) -> dict[str, Any]:
     Queries are smoothed. The database stays as it is deployed, with the codes of the model without noise.
     """
     device = config.start()
-    make_folder(config.out)
+    measurement_folder(config.out, "certify")
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     check_train_labels(subject, needed_by="the attack beside a certificate")
     check_reach(config, subject.model.code_length)
@@ -144,7 +143,7 @@ def claim_folder(config: CertifyConfig, subject: Subject, codes: SubjectCodes, d
     names = ("sigma", "samples", "radii", "queries", "batch_size", "seed")
     told = {name: getattr(config, name) for name in names}
     told["precision"] = config.precision_on(device)  # of `auto`, another one elsewhere
-    claim_measurement(config.out / STATE_FILE, told, subject, codes)
+    claim_measurement(config.out, "certify", told, subject, codes)
 
 
 def collect_votes(

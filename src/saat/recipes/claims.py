@@ -17,14 +17,34 @@ from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
 from saat.recipes.outcome import SubjectCodes
 from saat.recipes.subject import Subject
-from saat.runtime import write_text
+from saat.runtime import make_folder, write_text
 
+KINDS = ("attack", "certify", "detect", "suite")
+"""Measurements that write a report.json to their folder, and a claim that is called after them."""
 CODES = 100  # of queries, and as many of the database, that are written down
 ROUNDED = 1e-3  # share of their bits that may differ: another machine rounds logits near zero to the other side
 
 
-def claim_measurement(path: Path, options: Mapping[str, Any], subject: Subject, codes: SubjectCodes) -> None:
-    """Write to `path` what a measurement is that goes on where it was stopped: its options, the model and the data.
+def claim_file(out: Path, kind: str) -> Path:
+    """Return where a measurement of a kind writes down what it is."""
+    return out / f"{kind}.json"
+
+
+def measurement_folder(out: Path, kind: str) -> None:
+    """Make the folder of a measurement, before what takes long.
+
+    Raises:
+        ArgumentError: it cannot be made, or holds a measurement of another kind, whose report would be replaced.
+    """
+    there = [other for other in KINDS if other != kind and claim_file(out, other).exists()]
+    if there:
+        rule = "`out` is a new folder or that of the same run"
+        raise ArgumentError(f"{rule}; {out} holds another (of {there[0]}, whose report.json this would replace)")
+    make_folder(out)
+
+
+def claim_measurement(out: Path, kind: str, options: Mapping[str, Any], subject: Subject, codes: SubjectCodes) -> None:
+    """Write to `out` what a measurement is that goes on where it was stopped: its options, the model and the data.
 
     Codes are part of it, since the program of a user's own model can change while its weights stay.
 
@@ -32,6 +52,7 @@ def claim_measurement(path: Path, options: Mapping[str, Any], subject: Subject, 
         ArgumentError: the folder holds another run.
         DataError: what is there is damaged.
     """
+    path = claim_file(out, kind)
     identity = {
         "saat": __version__,
         **options,

@@ -15,9 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from saat import __version__
-from saat.attacks.autopgd import APGD
-from saat.attacks.goals import SemanticGoal, clean_logits_of
-from saat.attacks.objectives import flips_objective
 from saat.attacks.threat import ThreatModel
 from saat.codes.bank import CodeBank
 from saat.data.catalog import DataOptions
@@ -28,20 +25,18 @@ from saat.evaluation.metrics import evaluate_retrieval
 from saat.evaluation.ranking import average_precision, count_by_distance
 from saat.evaluation.roc import GRID, area_under_curve, detection_rates, roc_chart
 from saat.evaluation.sanity import entries_of, find_flags
-from saat.evaluation.suite import check_gray_level, round_to_8_bits
+from saat.evaluation.suite import check_gray_level
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
-from saat.recipes.outcome import SubjectCodes, encode_subject
+from saat.recipes.claims import measurement_folder
+from saat.recipes.detect_search import attack_knowing, claim_detection
+from saat.recipes.kept import drop_batches
+from saat.recipes.outcome import encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
 from saat.recipes.tables import print_flags, print_table
 from saat.runtime import (
     RunOptions,
     atomic_write,
-    derive_seed,
-    device_of,
-    images_at_once,
-    make_folder,
-    progress,
     write_text,
 )
 from saat.types import has_label
@@ -58,7 +53,7 @@ class DetectConfig(RunOptions):
     """Calibrate a detector of adversarial queries, and measure it against standard and adaptive attacks.
 
     Args:
-        out: folder for report.json, roc.svg, the attacked queries and the detector.
+        out: folder for report.json, roc.svg, the attacked queries and the detector. A run that was stopped goes on.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
@@ -117,7 +112,7 @@ class Scored:
 def detect(config: DetectConfig) -> dict[str, Any]:
     """Calibrate and measure by `config`; write everything to `config.out`, print a table, and return the report."""
     device = config.start()
-    make_folder(config.out)
+    measurement_folder(config.out, "detect")
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     check_train_labels(subject, needed_by="the attack on a detector")
     query = subject.splits.query
@@ -125,6 +120,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     if not len(rows):
         raise ArgumentError(f"a measurement needs queries with a label; none of {len(query)} has one")
     codes = encode_subject(subject, quiet=config.quiet)
+    claim_detection(config, subject, codes, device)
     detector = fit_detector(
         subject.model,
         subject.splits.train.images,
@@ -153,6 +149,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     curves = {name: report[name]["roc"] for name in ("standard", "adaptive")}
     write_text(config.out / "roc.svg", roc_chart(curves))
     write_text(config.out / "report.json", json.dumps(report, indent=2) + "\n")
+    drop_batches(config.out)
     if not config.quiet:
         print_detection(report)
     return report
@@ -176,36 +173,6 @@ def codes_without_train(splits: Splits, database_codes: Tensor) -> Tensor:
     train = set(splits.train.digests)
     others = torch.tensor([digest not in train for digest in splits.database.digests])
     return database_codes[others] if int(others.sum()) >= NEAREST else database_codes
-
-
-def attack_knowing(
-    config: DetectConfig, subject: Subject, codes: SubjectCodes, detector: Detector, rows: Tensor, weight: float
-) -> Tensor:
-    """Return queries attacked by APGD away from their mainstay codes, uint8 (Q, 3, S, S).
-
-    Args:
-        config: the options.
-        subject: the attacked model with its data.
-        codes: of its clean images.
-        detector: what the attacker knows of.
-        rows: (Q,) of the queries.
-        weight: of the detector in the objective; at 0 the attacker does not know it.
-    """
-    query, device = subject.splits.query, device_of(subject.model)
-    goal = SemanticGoal(codes.bank(subject, device), make_objective=flips_objective)
-    attack = APGD(config.threat(), steps=config.steps, precision=config.precision)
-    view: nn.Module = detector.attack_view() if weight else subject.model
-    found = []
-    label = f"attack, weight {weight:g}"
-    batch_size = config.batch_size or images_at_once(query.images.shape[-1], device, most=125)
-    for part in progress(torch.split(rows, batch_size), label, unit="batch", quiet=config.quiet):
-        images = (query.images[part].float() / 255.0).to(device)
-        objective = goal(subject.model, images, query.labels[part].to(device))
-        if weight:
-            objective = detector.attack_objective(objective, clean_logits_of(subject.model, images), weight=weight)
-        changed = attack(view, images, objective, seed=derive_seed(config.seed, "detect", int(part[0])))
-        found.append(round_to_8_bits(changed.cpu(), query.images[part], config.threat()))
-    return torch.cat(found)
 
 
 def score(model: nn.Module, detector: Detector, database: CodeBank, images: Tensor, labels: Tensor) -> Scored:

@@ -24,6 +24,7 @@ from saat.evaluation.suite import SUITES, check_gray_level
 from saat.evaluation.trials import instability
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
+from saat.recipes.claims import measurement_folder
 from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
 from saat.recipes.subject import (
     Subject,
@@ -97,7 +98,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure by `config`; print tables, write files if asked, and return the metrics, or the report of the suite."""
     device = config.start()
     if config.out is not None:
-        make_folder(config.out)
+        measurement_folder(config.out, "suite") if config.suite else make_folder(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     if config.suite is not None:
         check_train_labels(subject, needed_by=f"`suite` {config.suite}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from saat.runtime import atomic_write
 
 log = logging.getLogger(__name__)
+BATCHES = "batches"
 
 
 def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -31,3 +33,13 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(dict(content)))
     return safetensors.torch.load_file(path)
+
+
+def batch_file(out: Path, number: int, *, of: str = "") -> Path:
+    """Return where a batch of a run is kept until the run is done; `of` tells several searches apart."""
+    return out / BATCHES / f"{of}{number:05d}.safetensors"
+
+
+def drop_batches(out: Path) -> None:
+    """Remove the batches of a run that is done, since its results hold what they held."""
+    shutil.rmtree(out / BATCHES, ignore_errors=True)

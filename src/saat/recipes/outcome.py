@@ -112,7 +112,7 @@ class Outcome:
             attacked: of the attacked ones.
         """
         splits, clean_codes = self.subject.splits, sign_codes(self.codes.query_logits)
-        clean_images = splits.query.images.float() / 255.0
+        clean_images = splits.query.images
         rows = has_label(splits.query.labels if self.targets is None else self.targets)  # those that were attacked
         flipped = bit_flip_rate(clean_codes[rows], self.attacked[rows])
         [flipped_interval] = bootstrap_intervals(flipped[:, None])

@@ -35,7 +35,6 @@ from saat.runtime import derive_seed, progress
 from saat.types import has_label
 
 TRIAL_QUERIES = 100
-FIRST_STATE = "suite.json"
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def claim_folder(options: SuiteOptions, subject: Subject, codes: SubjectCodes) -
     names = ("suite", "steps", "batch_size", "precision", "seed")
     told = vars(options.threat) | {name: getattr(options, name) for name in names}
     told["surrogates"] = options.surrogate_weights()
-    claim_measurement(options.out / FIRST_STATE, told, subject, codes)
+    claim_measurement(options.out, "suite", told, subject, codes)
 
 
 def _member_on(
