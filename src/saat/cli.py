@@ -40,13 +40,13 @@ from saat.recipes import (
 COMMANDS: Mapping[str, Command] = {
     "demo": Command(demo.DemoConfig, demo.demo, {}, resumes="out"),
     "train": Command(train.TrainConfig, train.train, train.PRESETS, resumes="out"),
-    "attack": Command(attack.AttackConfig, attack.attack, attack_papers.PRESETS, places=("checkpoint",)),
+    "attack": Command(attack.AttackConfig, attack.attack, attack_papers.PRESETS, resumes="out", places=("checkpoint",)),
     "harden": Command(
         harden.HardenConfig, harden.harden, defense_papers.PRESETS, resumes="out", places=("checkpoint",)
     ),
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes="suite", places=("checkpoint",)),
     "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes="out", places=("checkpoint",)),
-    "detect": Command(detect.DetectConfig, detect.detect, {}, places=("checkpoint",)),
+    "detect": Command(detect.DetectConfig, detect.detect, {}, resumes="out", places=("checkpoint",)),
     "plant": Command(plant.PlantConfig, plant.plant, {}, places=("checkpoint",)),
     "report": Command(report.ReportConfig, report.report, {}, places=("runs",)),
     "leaderboard": Command(leaderboard.LeaderboardConfig, leaderboard.leaderboard, {}, places=("cards",)),

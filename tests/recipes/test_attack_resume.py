@@ -69,7 +69,12 @@ def test_an_attack_killed_in_the_middle_goes_on(tiny: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize(("words", "search"), [(ATTACK, attack_search), (DETECT, detect_search)])
 def test_ctrl_c_loses_no_batch_that_is_done(
-    words: list[str], search: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    search: Any,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = "_search_batch" if search is attack_search else "_attack_batch"
     whole, out = tmp_path / "whole", tmp_path / "stopped"
@@ -78,6 +83,7 @@ def test_ctrl_c_loses_no_batch_that_is_done(
     assert main([*words, f"--checkpoint={tiny}", f"--out={whole}"]) == 0
     monkeypatch.setattr(search, name, Stopping(counting.search, 3))
     assert main([*words, f"--checkpoint={tiny}", f"--out={out}"]) == 130
+    assert "goes on from what was saved" in capsys.readouterr().err
     rest = Stopping(counting.search, -1)
     monkeypatch.setattr(search, name, rest)
     assert main([*words, f"--checkpoint={tiny}", f"--out={out}"]) == 0
