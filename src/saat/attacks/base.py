@@ -21,7 +21,7 @@ Transform = Callable[[Tensor], Tensor]
 
 @dataclass
 class SearchCost:
-    """What a search used.
+    """What a search used. What a goal looks at before it, such as the codes of the clean images, does not count.
 
     Args:
         model_evaluations: images that went through the model, or through those that a view holds, all draws counted.

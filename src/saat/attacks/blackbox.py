@@ -29,8 +29,9 @@ class SquareAttack(Attack):
     Search*, ECCV 2020. linf: from vertical stripes, a square takes one of the two extreme changes in each channel.
     l2: from a grid of tiles, the length of the change inside two windows, and what is left of the radius, moves into
     the first window. Squares shrink over the search (`square_share`).
-    *Differs from the paper*: all queries are used, since hashing knows no moment of success; the clean image is one. A
-    square that would change nothing is a query too; the authors' code draws it again.
+    *Differs from the paper*: all queries are used, since hashing knows no moment of success; the clean image is one,
+    beside the look that its goal may take. A square that would change nothing is a query too; the authors' code draws
+    it again.
 
     Args:
         threat: how far images may move.

@@ -25,8 +25,8 @@ def share_lower_bound(successes: Tensor, *, samples: int, alpha: float) -> Tenso
 
     C. Clopper and E. Pearson, *The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial*,
     Biometrika 1934. The p at which k or more successes in n samples have probability alpha; 0 for k = 0. The tail is
-    summed in float64, what is left out of it counted too high, and p is halved in on from below, so that rounding stays
-    on the safe side.
+    summed in float64, what is left out of it counted too high, and p is halved in on from below, so that nothing but
+    the rounding of float64 is on the other side.
 
     Args:
         successes: int64 of any shape, k in 0..n.

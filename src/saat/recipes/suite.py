@@ -83,7 +83,7 @@ class MemberResult:
     Args:
         metrics: of its images as saved in 8 bits.
         before_rounding: average precision by query of the images before that, float64 (Q,).
-        model_evaluations: images that went through the model.
+        model_evaluations: images that its searches sent through the model; without what `universal` learned from.
         seconds: wall time.
     """
 
