@@ -15,8 +15,17 @@ from saat.evaluation.report import page_environment, surviving_share
 from saat.evaluation.result_card import FRAME, RESULT_FILE, ResultCard, read_result_card
 from saat.runtime import write_text
 
-OTHER_FILES = ("card.json", "leaderboard.json", "metrics.json", "report.json", "suite.json")
-"""What saat writes beside a result card; in a folder of cards these are not looked at."""
+OTHER_FILES = (
+    "attack.json",
+    "card.json",
+    "certify.json",
+    "detect.json",
+    "leaderboard.json",
+    "metrics.json",
+    "report.json",
+    "suite.json",
+)
+"""What else saat writes; in a folder of cards these are not looked at."""
 COST = ("saat", "created", "seconds", "versions")
 """The entries that differ when the same measurement is made again."""
 MODEL = ("backbone", "code_length", "loss", "defense")
