@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from folders import folder_of
-from markdown_tables import markdown, paragraph, spread
+from markdown_tables import markdown, paragraph, spread, thousands
 
 QUERY_SIDE = ("query-side", "query-side, rate 0.05", "query-side, unlabeled")
 DEFENSES = (
@@ -100,7 +100,7 @@ def defense_tables(every: Sequence[dict[str, Any]]) -> list[str]:
                     *(spread([row[key] for row in same], 3) for key in keys),
                     spread(kept, 2) if kept else "",
                     spread([row["train_seconds"] for row in same], 0),
-                    f"{same[0]['train_model_evaluations'] / 1000:,.0f}",
+                    thousands([row["train_model_evaluations"] for row in same]),
                 ]
             )
         columns = ("defense", "flags", "seeds", "clean MAP", "SAAT attack", "HAG", "worst case", "kept", "seconds")
@@ -186,7 +186,7 @@ def ablation_table(runs: Sequence[dict[str, Any]]) -> list[str]:
         for key in keys:
             gained = f"{100 * fmean(row[key] - other[key] for row, other in pairs):+.1f}" if pairs else ""
             cells += [spread([row[key] for row in rows.values()], 3), gained]
-        evaluations = f"{next(iter(rows.values()))['train_model_evaluations'] / 1000:,.0f}"
+        evaluations = thousands([row["train_model_evaluations"] for row in rows.values()])
         table.append([name, flags, str(len(rows)), *cells, evaluations])
     columns = ("training", "flags", "models", "clean MAP", "gained", "worst case", "gained", "evaluations")
     parts = [paragraph(ABLATION_NOTE), markdown(columns, table, text_columns=2)]

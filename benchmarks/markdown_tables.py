@@ -16,6 +16,16 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def thousands(values: Sequence[float]) -> str:
+    """Return whole thousands, with both ends where several values differ in them.
+
+    >>> thousands([360000, 360400]), thousands([400000, 360000])
+    ('360', '360 to 400')
+    """
+    low, high = (f"{end / 1000:,.0f}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int) -> str:
     """Return a Markdown table; columns after the first `text_columns` stand to the right."""
     rule = "|---" * text_columns + "|---:" * (len(columns) - text_columns) + "|"
