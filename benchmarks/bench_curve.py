@@ -84,6 +84,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 place = row["clean_map"], row["worst_case_map"]
                 axes.annotate(f"{row['robustness']:g}", place, textcoords="offset points", xytext=(6, 4))
         axes.axhline(rows[0]["chance_map"], color="gray", linestyle=":", label="chance")
+        axes.margins(0.08)  # room for the numbers at the points
         axes.set(xlabel="clean MAP", ylabel="worst-case MAP (suite fast)")
         figure.legend(loc="outside lower center", ncols=3)
         with atomic_write(path) as file:
