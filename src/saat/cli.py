@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(evaluate.EvaluateConfig, evaluate.evaluate, {}, resumes="suite", places=("checkpoint",)),
     "certify": Command(certify.CertifyConfig, certify.certify, {}, resumes="out", places=("checkpoint",)),
     "detect": Command(detect.DetectConfig, detect.detect, {}, resumes="out", places=("checkpoint",)),
-    "plant": Command(plant.PlantConfig, plant.plant, {}, places=("checkpoint",)),
+    "plant": Command(plant.PlantConfig, plant.plant, {}, resumes="out", places=("checkpoint",)),
     "report": Command(report.ReportConfig, report.report, {}, places=("runs",)),
     "leaderboard": Command(leaderboard.LeaderboardConfig, leaderboard.leaderboard, {}, places=("cards",)),
     "index build": Command(index.BuildConfig, index.build, {}, resumes="out", places=("checkpoint", "images")),

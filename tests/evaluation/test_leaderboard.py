@@ -33,7 +33,7 @@ def test_cards_are_found_at_any_depth_and_in_a_flat_folder(tmp_path: Path):
     put(tmp_path / "runs/a/b/result.json", "deep")
     put(tmp_path / "runs/a/other.json", "not looked at")
     put(tmp_path / "flat/one.json", "flat")
-    for other in ("metrics", "report", "suite", "attack", "certify", "detect", "leaderboard", "card"):
+    for other in ("metrics", "report", "suite", "attack", "certify", "detect", "plant", "leaderboard", "card"):
         (tmp_path / "flat" / f"{other}.json").write_text("{}")
     found = find_cards([tmp_path / "runs", tmp_path / "flat", tmp_path / "runs/a"])
     assert {card["name"] for card in found.cards} == {"deep", "flat", "not looked at"}

@@ -16,6 +16,7 @@ from saat.recipes.subject import Subject
 DATA = ["--data.train_size=40", "--data.query_size=10", "--data.database_size=60", "--quiet=true"]
 OWN = ["--model=test_claims:Own", *DATA]
 SUITE = ["evaluate", "--suite=fast", "--steps=1", "--batch_size=10"]
+PLANT = ["plant", "--label=Trouser", "--count=2", "--steps=1"]
 CERTIFY = ["certify", "--samples=40", "--queries=2", "--radii=[0.02]"]
 
 
@@ -88,14 +89,14 @@ def test_a_folder_with_a_suite_takes_no_other_suite(tmp_path: Path, capsys: pyte
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("command", [SUITE, CERTIFY, ["attack", "--steps=1"], ["detect", "--steps=1"]])
+@pytest.mark.parametrize("command", [SUITE, CERTIFY, ["attack", "--steps=1"], ["detect", "--steps=1"], PLANT])
 def test_a_folder_of_one_measurement_takes_none_of_another_kind(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = "suite" if command is SUITE else command[0]
     assert main([*command, *OWN, f"--out={tmp_path}"]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for other in (SUITE, CERTIFY, ["attack"], ["detect"]):
+    for other in (SUITE, CERTIFY, ["attack"], ["detect"], PLANT):
         if other[0] != command[0]:
             assert main([*other, *OWN, f"--out={tmp_path}"]) == 2
             assert f"{tmp_path} holds another (of {kind}, whose report.json" in capsys.readouterr().err

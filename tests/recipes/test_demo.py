@@ -6,7 +6,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from saat.data.folder import read_folder
+from saat.errors import ArgumentError
 from saat.recipes.demo import DemoConfig, demo
 
 
@@ -34,3 +37,11 @@ def test_the_story_in_small(tmp_path: Path) -> None:
     labels = Counter(collection.class_names[place] for place in collection.labels.argmax(1))
     counts = report["plain"]["data"]["class_counts"]
     assert labels == {name.replace("/", " "): count for name, count in counts.items()}
+
+
+def test_a_database_of_ones_own_stays(tmp_path: Path) -> None:
+    (tmp_path / "database").mkdir()
+    (tmp_path / "database" / "mine.png").write_text("a picture")
+    with pytest.raises(ArgumentError, match="`out` is a new folder or that of an earlier demo; got .*something else"):
+        demo(DemoConfig(out=tmp_path, quiet=True))
+    assert [path.name for path in tmp_path.rglob("*")] == ["database", "mine.png"]

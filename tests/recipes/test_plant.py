@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from saat.cli import main
 from saat.data.splits import Splits
+from saat.recipes import plant
 from saat.recipes.plant import PlantConfig, code_of_queries, found_shares
 from saat.recipes.subject import load_subject
 
@@ -40,8 +42,6 @@ def splits_of(tiny: Path) -> Splits:
 def test_items_are_found_or_hidden(chosen: list[str], hide: bool, tiny: Path, tmp_path: Path) -> None:
     words = ["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", *chosen, "--count=20"]
     words += [f"--hide={str(hide).lower()}", "--epsilon=32/255", "--steps=10", "--quiet=true"]
-    (tmp_path / "items").mkdir()
-    (tmp_path / "items" / "9.png").write_text("of an earlier run")
     assert main(words) == 0
     files = {f"items/{path.name}" for path in (tmp_path / "items").iterdir()}
     report = json.loads((tmp_path / "report.json").read_text())
@@ -120,3 +120,40 @@ def test_a_label_that_no_train_item_has_gets_an_answer(
     monkeypatch.setattr("saat.recipes.plant.load_subject", lambda *_, **__: splits)
     assert main(["plant", f"--checkpoint={tiny}", f"--out={tmp_path}", "--label=Trouser", "--quiet=true"]) == 2
     assert "`label` is one that a train item has; no train item has Trouser" in capsys.readouterr().err
+
+
+def test_a_folder_with_items_of_ones_own_stays_as_it_is(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "9.png").write_text("a picture of the shop")
+    assert main(["plant", str(tiny), f"--out={tmp_path}", "--label=Trouser", "--quiet=true"]) == 2
+    assert f"`out` is a folder without items, where images are written; got {tmp_path}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["items", "9.png"]
+
+
+def test_a_planting_that_was_stopped_goes_on_and_mixes_with_no_other(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["plant", str(tiny), "--label=Trouser", "--count=20", "--steps=2", "--quiet=true"]
+    monkeypatch.setattr(plant, "images_at_once", lambda *_, **__: 6)
+    assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
+    again = [*words, f"--out={tmp_path / 'stopped'}"]
+    search, calls = plant.APGD, []
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(plant, "APGD", stopping)
+    assert main(again) == 130
+    assert "goes on from what was saved" in capsys.readouterr().err
+    assert main([*again, "--hide"]) == 2
+    assert "hide: False there, True now" in capsys.readouterr().err
+    assert main(again) == 0
+    assert len(calls) == 3 + 2  # of 4 batches, 2 were done
+    folders = (tmp_path / "whole", tmp_path / "stopped")
+    whole, stopped = ({path.name: path.read_bytes() for path in folder.rglob("*.*")} for folder in folders)
+    assert whole == stopped

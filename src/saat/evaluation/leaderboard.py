@@ -22,6 +22,7 @@ OTHER_FILES = (
     "detect.json",
     "leaderboard.json",
     "metrics.json",
+    "plant.json",
     "report.json",
     "suite.json",
 )

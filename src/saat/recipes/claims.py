@@ -19,7 +19,7 @@ from saat.recipes.outcome import SubjectCodes
 from saat.recipes.subject import Subject
 from saat.runtime import make_folder, write_text
 
-KINDS = ("attack", "certify", "detect", "suite")
+KINDS = ("attack", "certify", "detect", "plant", "suite")
 """Measurements that write a report.json to their folder, and a claim that is called after them."""
 CODES = 100  # of queries, and as many of the database, that are written down
 ROUNDED = 1e-3  # share of their bits that may differ: another machine rounds logits near zero to the other side

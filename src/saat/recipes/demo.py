@@ -13,6 +13,7 @@ from PIL import Image
 
 from saat.data.catalog import DataOptions, load_splits
 from saat.data.splits import Splits
+from saat.errors import ArgumentError
 from saat.evaluation.report import write_report
 from saat.recipes.attack import AttackConfig, attack
 from saat.recipes.harden import HardenConfig, harden
@@ -20,6 +21,8 @@ from saat.recipes.tables import print_table
 from saat.recipes.train import TrainConfig, train
 from saat.runtime import RunOptions
 from saat.training import FitOptions
+
+DATABASE = "database"  # the folder of the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class DemoConfig(RunOptions):
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Run the story; write the report to `config.out`, print a table, and return the combined report."""
     began = time.perf_counter()
+    check_place(config.out)
     run: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(RunOptions)}
     plain, hardened = config.out / "plain", config.out / "hardened"
     sizes: dict[str, Any] = {
@@ -82,7 +86,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     attack(attack_hardened)
     runs = [("plain", attack_plain.out), ("hardened", attack_hardened.out)]
     page, report = write_report(runs, config.out)
-    write_database(load_splits(DataOptions(**sizes), quiet=True), config.out / "database")
+    write_database(load_splits(DataOptions(**sizes), quiet=True), config.out / DATABASE)
     if not config.quiet:
         rows = [
             (
@@ -96,6 +100,17 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         print_table("The story", ("model", "clean MAP", "attacked MAP", "chance MAP"), rows)
     print(f"{time.perf_counter() - began:.0f} s; report: {page}")
     return report
+
+
+def check_place(out: Path) -> None:
+    """Raise where the images of the database would take the place of something else.
+
+    Raises:
+        ArgumentError: there is a folder of their name, and no demo.
+    """
+    if (out / DATABASE).exists() and not (out / "plain").exists():
+        found = f"{out}, where {DATABASE} is something else"
+        raise ArgumentError(f"`out` is a new folder or that of an earlier demo; got {found}")
 
 
 def write_database(splits: Splits, folder: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors
@@ -41,5 +41,8 @@ def batch_file(out: Path, number: int, *, of: str = "") -> Path:
 
 
 def drop_batches(out: Path) -> None:
-    """Remove the batches of a run that is done, since its results hold what they held."""
-    shutil.rmtree(out / BATCHES, ignore_errors=True)
+    """Remove the batches of a run that is done, since its results hold what they held; other files stay."""
+    for path in (out / BATCHES).glob("*[0-9][0-9][0-9][0-9][0-9].safetensors"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or never made
+        (out / BATCHES).rmdir()

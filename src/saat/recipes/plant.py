@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from saat.evaluation.examples import write_picture
 from saat.evaluation.suite import round_to_8_bits
 from saat.hamming import hamming_distances, sign_codes
 from saat.models.hash_model import encode_logits
+from saat.recipes.claims import claim_file, claim_measurement, measurement_folder
+from saat.recipes.kept import batch_file, drop_batches, kept_tensors
 from saat.recipes.outcome import encode_subject
-from saat.recipes.subject import load_subject
+from saat.recipes.subject import Subject, load_subject
 from saat.recipes.tables import print_table
 from saat.runtime import (
     RunOptions,
     derive_seed,
     images_at_once,
-    make_folder,
     make_generator,
     pixels_of,
     progress,
@@ -39,6 +41,7 @@ from saat.runtime import (
 )
 
 TOP = (10, 100)
+ITEMS = "items"  # the folder of the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class PlantConfig(RunOptions):
     """Change database images so that chosen queries find them, though they share no label with them; or miss them.
 
     Args:
-        out: folder for report.json and the images, `items/ROW.png`.
+        out: folder for report.json and the images, `items/ROW.png`. A run that was stopped goes on there.
         checkpoint: folder of a checkpoint.
         model: your own model: package.module:factory.
         data: other data than that of the checkpoint; without `data.name`, the options given change a part of that.
@@ -87,7 +90,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     it (see `code_of_queries`).
     """
     device = config.start()
-    make_folder(config.out)
+    make_place(config.out)
     subject = load_subject(config.checkpoint, config.model, config.data, device=device, quiet=config.quiet)
     splits = subject.splits
     chosen, related = choose(config, splits)
@@ -96,19 +99,12 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     query_codes = sign_codes(codes.query_logits)[chosen]
     code = code_of_queries(config, splits, codes.train, query_codes)
     aim = -code if config.hide else code
-    threat = ThreatModel(config.norm, config.epsilon)
-    attack = APGD(threat, steps=config.steps, precision=config.precision)
-    model = subject.database_model  # what items are encoded with
-    found = []
-    parts = torch.split(rows, images_at_once(subject.frame["image_size"], device, most=125))
-    for part in progress(parts, "plant", unit="batch", quiet=config.quiet):
-        clean = pixels_of(splits.database.images[part], device)
-        goal = CodesGoal(aim.expand(len(part), -1))
-        objective = goal(model, clean, splits.database.labels[part])
-        found.append(attack(model, clean, objective, seed=derive_seed(config.seed, "plant", int(part[0]))).cpu())
-    # measured as the file that an attacker hands in
-    planted = round_to_8_bits(torch.cat(found), splits.database.images[rows], threat).float() / 255.0
-    planted_codes = sign_codes(encode_logits(model, planted, quiet=True))
+    names = ("label", "queries", "hide", "count", "norm", "epsilon", "steps", "seed")
+    told = {name: getattr(config, name) for name in names} | {"precision": config.precision_on(device)}
+    claim_measurement(config.out, "plant", told, subject, codes)
+    changed, model_evaluations = change_items(config, subject, rows, aim, device)
+    planted = changed.float() / 255.0  # measured as the file that an attacker hands in
+    planted_codes = sign_codes(encode_logits(subject.database_model, planted, quiet=True))
     shares = {
         "before": found_shares(query_codes, codes.database[rows], codes.database, rows),
         "after": found_shares(query_codes, planted_codes, codes.database, rows),
@@ -122,13 +118,49 @@ def plant(config: PlantConfig) -> dict[str, Any]:
         "norm": config.norm,
         "epsilon": config.epsilon,
         "model": subject.about,
-        "model_evaluations": attack.cost.model_evaluations,
+        "model_evaluations": model_evaluations,
         "found_in_top": shares,
     }
     write(config.out, report, planted, rows, splits, border=subject.data.crop_border)
+    drop_batches(config.out)
     if not config.quiet:
         print_plant(report)
     return report
+
+
+def make_place(out: Path) -> None:
+    """Make the folder of a planting.
+
+    Raises:
+        ArgumentError: it cannot be made, or holds another run, or items that are not of a planting.
+    """
+    measurement_folder(out, "plant")
+    if (out / ITEMS).exists() and not claim_file(out, "plant").exists():
+        raise ArgumentError(f"`out` is a folder without {ITEMS}, where images are written; got {out}, which has it")
+
+
+def change_items(
+    config: PlantConfig, subject: Subject, rows: Tensor, aim: Tensor, device: torch.device
+) -> tuple[Tensor, int]:
+    """Return database images sent to a code (1, K), uint8 (M, 3, S, S), and what that took of the model.
+
+    Each batch is kept until the report is written, so that a run that was stopped goes on.
+    """
+    database, model = subject.splits.database, subject.database_model  # what items are encoded with
+    threat, precision = ThreatModel(config.norm, config.epsilon), config.precision
+
+    def change(part: Tensor) -> dict[str, Tensor]:
+        attack = APGD(threat, steps=config.steps, precision=precision)
+        clean = pixels_of(database.images[part], device)
+        objective = CodesGoal(aim.expand(len(part), -1))(model, clean, database.labels[part])
+        found = attack(model, clean, objective, seed=derive_seed(config.seed, "plant", int(part[0]))).cpu()
+        evaluations = torch.tensor(attack.cost.model_evaluations)
+        return {"images": round_to_8_bits(found, database.images[part], threat), "model_evaluations": evaluations}
+
+    parts = torch.split(rows, images_at_once(subject.frame["image_size"], device, most=125))
+    bar = enumerate(progress(parts, "plant", unit="batch", quiet=config.quiet))
+    found = [kept_tensors(batch_file(config.out, number), partial(change, part)) for number, part in bar]
+    return torch.cat([each["images"] for each in found]), sum(int(each["model_evaluations"]) for each in found)
 
 
 def choose(config: PlantConfig, splits: Splits) -> tuple[Tensor, Tensor]:
@@ -225,12 +257,10 @@ def write(out: Path, report: Mapping[str, Any], planted: Tensor, rows: Tensor, s
 
     Around each stands the border that an index of this model cuts off again.
     """
-    for earlier in (out / "items").glob("*.png"):
-        earlier.unlink()
     items = {}
     for row, image in zip(rows.tolist(), planted, strict=True):
-        items[f"items/{row}.png"] = splits.database.item_names[row]
-        write_picture(out / f"items/{row}.png", F.pad(image[None], (border,) * 4, mode="replicate")[0])
+        items[f"{ITEMS}/{row}.png"] = splits.database.item_names[row]
+        write_picture(out / f"{ITEMS}/{row}.png", F.pad(image[None], (border,) * 4, mode="replicate")[0])
     names = {"images": items, "checksum": splits.database.checksum()}
     write_text(out / "report.json", json.dumps(dict(report) | names, indent=2) + "\n")
 
