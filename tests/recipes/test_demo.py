@@ -42,6 +42,6 @@ def test_the_story_in_small(tmp_path: Path) -> None:
 def test_a_database_of_ones_own_stays(tmp_path: Path) -> None:
     (tmp_path / "database").mkdir()
     (tmp_path / "database" / "mine.png").write_text("a picture")
-    with pytest.raises(ArgumentError, match="`out` is a new folder or that of an earlier demo; got .*something else"):
+    with pytest.raises(ArgumentError, match=r"`out` is a new folder or that of an earlier demo; got .*something else"):
         demo(DemoConfig(out=tmp_path, quiet=True))
     assert [path.name for path in tmp_path.rglob("*")] == ["database", "mine.png"]
