@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
-from bench_protocol import RESULTS, heading, paper_fit, reported, trained
+from bench_protocol import RESULTS, paper_fit, reported, trained
 from folders import folder_of
 from ingredients import with_early_stopping, with_weight_perturbation
+from provenance import heading
 
 from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import DATABASE_FOLDER, Card, load_checkpoint, save_checkpoint

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from typing import Any
 
 import torch
 from attack_settings import CPU, Effort, Setting, alexnet_setting, resnet20_setting
-from provenance import commit
+from provenance import heading
 from torch import Tensor, nn
 from turns import summary
 
@@ -42,8 +41,7 @@ from saat.attacks.transfer import TransferPGD
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes
 from saat.models.folding import folded
-from saat.recipes.train import versions
-from saat.runtime import available_cores, fast_bfloat16, images_at_once, set_threads, write_text
+from saat.runtime import fast_bfloat16, images_at_once, set_threads, write_text
 
 RESULT = Path(__file__).parent / "results" / "attack_speed.json"
 PUBLISHED_STEPS, PUBLISHED_STEP_SIZE = 100, 1 / 255
@@ -185,9 +183,8 @@ def main() -> None:
         resnet20_setting(options.checkpoint, options.work, efforts["resnet20"], epsilon=epsilon),
         alexnet_setting(efforts["alexnet"], epsilon=epsilon),
     )
-    machine = {"processor": platform.processor() or platform.machine(), "cores": available_cores()}
-    machine |= {"threads": torch.get_num_threads(), "bfloat16": fast_bfloat16(CPU)}
-    result: dict[str, Any] = {"machine": machine, "versions": versions(), "commit": commit(), "quick": options.quick}
+    result = heading() | {"quick": options.quick}
+    result["machine"]["bfloat16"] = fast_bfloat16(CPU)
     result |= {setting.name: measure(setting) for setting in settings}
     figures = headline(result)
     write_text(RESULT, json.dumps(figures | result, indent=2) + "\n")

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench_protocol import RESULTS, heading, trained
+from bench_protocol import RESULTS, trained
+from provenance import heading
 
 from saat.defenses.papers import PRESETS
 from saat.models.checkpoint import read_card

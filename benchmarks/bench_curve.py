@@ -17,9 +17,10 @@ from typing import Any
 
 import matplotlib
 from bench_defenses import DEFENSES, FOLDERS
-from bench_protocol import RESULTS, heading, reported, trained
+from bench_protocol import RESULTS, reported, trained
 from folders import folder_of
 from matplotlib.figure import Figure
+from provenance import heading
 
 from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden

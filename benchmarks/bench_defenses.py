@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_protocol import PRECISIONS, RESULTS, encoded_subject, heading, paper_fit, reported, trained
+from bench_protocol import PRECISIONS, RESULTS, encoded_subject, paper_fit, reported, trained
 from folders import folder_of
+from provenance import heading
 
 from saat.attacks.papers import PRESETS as ATTACKS
 from saat.defenses.papers import PRESETS

@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 from bench_defenses import DEFENSES, EPOCHS
-from bench_protocol import RESULTS, heading, paper_fit
+from bench_protocol import RESULTS, paper_fit
+from provenance import heading
 
 from saat.codes.bank import CodeBank
 from saat.codes.semantic import mainstay_codes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -17,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from provenance import commit
+from provenance import heading
 from torch import Tensor
 from turns import seconds
 
 from saat.evaluation.ranking import average_precision, average_precision_at_k_paper, count_by_distance
 from saat.hamming import sign_codes
-from saat.recipes.train import versions
-from saat.runtime import available_cores, set_threads, write_text
+from saat.runtime import set_threads, write_text
 
 RESULT = Path(__file__).parent / "results" / "metrics.json"
 K = 5000
@@ -132,9 +130,7 @@ def main() -> None:
     for row in rows:
         row["peak_mb"] = alone(row["queries"], row["items"], row["classes"])["peak_mb"]
     result: dict[str, Any] = {
-        "machine": {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()},
-        "versions": versions() | {"numpy": np.__version__},
-        "commit": commit(),
+        **heading(),
         "n": ROUNDS,
         "code_length": CODE_LENGTH,
         "k": K,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from every_attack import ESSENTIAL, EVERY, OTHER_MODEL, equal_settings
-from provenance import commit
+from provenance import heading
 
 from saat.data.catalog import DataOptions
 from saat.models.checkpoint import CARD_FILE, Card, read_card
@@ -25,8 +24,8 @@ from saat.recipes.evaluate import EvaluateConfig, evaluate
 from saat.recipes.harden import HardenConfig, harden
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, load_subject
-from saat.recipes.train import TrainConfig, train, versions
-from saat.runtime import RunOptions, available_cores, write_text
+from saat.recipes.train import TrainConfig, train
+from saat.runtime import RunOptions, write_text
 from saat.training import FitOptions
 
 RESULTS = Path(__file__).parent / "results"
@@ -167,12 +166,6 @@ def run_attack(
     config: AttackConfig, encoded: Callable[[], tuple[Subject, SubjectCodes, torch.device]]
 ) -> dict[str, Any]:
     return attack_subject(config, *encoded())
-
-
-def heading() -> dict[str, Any]:
-    """Return what a result file says of the machine."""
-    machine = {"processor": platform.machine(), "cores": available_cores(), "threads": torch.get_num_threads()}
-    return {"machine": machine, "versions": versions(), "commit": commit()}
 
 
 def encoded_subject(checkpoint: Path) -> tuple[Subject, SubjectCodes, torch.device]:

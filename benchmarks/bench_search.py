@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from provenance import commit
+from provenance import commit, machine
 from search_codes import Source, clustered, trained, uniform
 from search_memory import bare_index, measure_memory
 from search_within import measure_within
@@ -41,8 +40,7 @@ from saat.bits import packed_distances
 from saat.index.content import IndexContent, ModelKey
 from saat.index.faiss_index import FaissIndex
 from saat.index.storage import create_index, read_index
-from saat.recipes.train import versions
-from saat.runtime import available_cores, set_threads, write_text
+from saat.runtime import set_threads, versions, write_text
 
 RESULT = Path(__file__).parent / "results" / "search.json"
 SIZES, QUICK_SIZES = (10**5, 10**6, 10**7), (10**5,)
@@ -211,9 +209,8 @@ def main() -> None:
     options = parser.parse_args()
     set_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    machine = {"processor": platform.processor() or platform.machine(), "cores": available_cores()}
     settings: dict[str, Any] = {
-        "machine": machine,
+        "machine": machine(),
         "versions": versions() | {"numpy": np.__version__, "faiss": faiss.__version__},
         "faiss_options": faiss.get_compile_options().strip(),
         "threads": torch.get_num_threads(),

@@ -40,8 +40,7 @@ from turns import summary
 
 from saat.data.decoding import open_image, resize_image
 from saat.recipes.encoder import load_encoder
-from saat.recipes.train import versions
-from saat.runtime import available_cores, set_threads, write_text
+from saat.runtime import available_cores, set_threads, versions, write_text
 
 RESULT = Path(__file__).parent / "results" / "serve.json"
 BATCH = 32  # queries that the server encodes together, at most

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench_protocol import RESULTS, encoded_subject, heading, reported
+from bench_protocol import RESULTS, encoded_subject, reported
+from provenance import heading
 
 from saat.models.checkpoint import read_card
 from saat.recipes.attack import AttackConfig, attack_subject

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from provenance import commit
+from provenance import commit, machine
 from search_codes import Source, clustered, trained, uniform
 
 from saat.index.base import HammingIndex
-from saat.recipes.train import versions
-from saat.runtime import available_cores, set_threads, write_text
+from saat.runtime import set_threads, versions, write_text
 
 CODES = ("uniform", "clustered", "trained")
 K = 10
@@ -42,7 +40,7 @@ def read_settings(options: argparse.Namespace) -> Row:
     """Set threads, and return what has to be the same in all rows of a file."""
     set_threads(options.threads)
     return {
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": available_cores()},
+        "machine": machine(),
         "versions": versions() | {"numpy": np.__version__, "faiss": faiss.__version__},
         "threads": torch.get_num_threads(),
         "rounds": options.rounds,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,13 +30,12 @@ import numpy as np
 import torch
 from fault_commands import measure_commands
 from fault_writer import next_state, push_folder, state_of
-from provenance import commit
+from provenance import commit, machine
 
 from saat.index.catalog import open_remote
 from saat.index.flat import FlatIndex
 from saat.index.storage import MANIFEST, read_index, update_index, verify_index
-from saat.recipes.train import versions
-from saat.runtime import available_cores, write_text
+from saat.runtime import versions, write_text
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "fault_index.json"
@@ -209,7 +207,7 @@ def main() -> int:
     runs = [found[server] for server in PACKAGES if server in found]
     headline = {name: sum(run.get(name, 0) for run in runs) for name in ("rounds", *OF_FOLDERS, *OF_ADDRESSES)}
     result = headline | {
-        "machine": {"processor": platform.machine(), "cores": available_cores()},
+        "machine": machine(),
         "versions": versions() | {"numpy": np.__version__},
         "seed": options.seed,
         "runs": runs,

@@ -1,9 +1,15 @@
-"""Of what source a result file comes."""
+"""Of what source and machine a result file comes."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from saat.runtime import available_cores, versions
 
 
 def commit() -> str:
@@ -18,3 +24,13 @@ def commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """Return what a result file says of the machine."""
+    return {"processor": platform.processor() or platform.machine(), "cores": available_cores()}
+
+
+def heading() -> dict[str, Any]:
+    """Return what a result file says first: machine, threads, versions and source."""
+    return {"machine": machine() | {"threads": torch.get_num_threads()}, "versions": versions(), "commit": commit()}

@@ -25,8 +25,9 @@ MACHINES = """\
 ## Machines
 
 `saat serve` on a folder holds metadata, and codes and ids twice: as they were read, and in FAISS. A change by
-`POST /items` writes all three files anew and holds three states meanwhile, what is searched, what it read from the
-disk, and the new one: three times the figure. `saat index merge`, too, holds the parts and the index that they become.
+`POST /items` writes all three files anew and holds two states meanwhile, what is searched and the new one: twice the
+figure, and three times where another command has changed the index, which is read then. `saat index merge`, too, holds
+the parts and the index that they become.
 Not in it are codes and ids of the items of the last few conditions. With {length} bits and {metadata} bytes of
 metadata, on machines of {machine} of which {spare:.0%} stay free:
 

@@ -87,11 +87,21 @@ def packed_distances(packed_a: NDArray[np.uint8], packed_b: NDArray[np.uint8]) -
 
 
 def _check_matrix(name: str, array: NDArray[np.generic], dtype: type[np.generic]) -> None:
-    """Raise unless `array` is a two-dimensional numpy array of `dtype`."""
+    """Raise unless `array` is a two-dimensional numpy array of `dtype`; errors call it `name`.
+
+    Raises:
+        TypeError: it is no array, or of another dtype.
+        ArgumentError: it has another number of dimensions.
+    """
+    check_array(name, array, dtype)
+    if array.ndim != 2:
+        raise ArgumentError(f"`{name}` has two dimensions; got shape {array.shape}")
+
+
+def check_array(name: str, array: object, dtype: type[np.generic]) -> None:
+    """Raise `TypeError` unless `array` is a numpy array of `dtype`; errors call it `name`."""
     wanted = np.dtype(dtype)
     if not isinstance(array, np.ndarray):
         raise TypeError(f"`{name}` is a numpy array of {wanted}; got {type(array).__name__}")
     if array.dtype != wanted:
         raise TypeError(f"`{name}` is {wanted}; got {array.dtype}")
-    if array.ndim != 2:
-        raise ArgumentError(f"`{name}` has two dimensions; got shape {array.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from saat import __version__
 from saat.errors import ArgumentError, check_at_least, check_choice
 
 Item = TypeVar("Item")
@@ -56,6 +58,11 @@ class RunOptions:
     def precision_on(self, device: torch.device) -> str:
         """Return what `precision` means on `device`: float32 or bfloat16."""
         return "bfloat16" if is_mixed(self.precision, device) else "float32"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result rests on."""
+    return {"saat": __version__, "python": platform.python_version(), "torch": torch.__version__}
 
 
 def derive_seed(*parts: int | str) -> int:

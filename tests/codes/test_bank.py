@@ -3,7 +3,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saat.bits import unpack_codes
 from saat.codes.bank import CodeBank
 from saat.errors import ArgumentError
 from saat.hamming import sign_codes
@@ -45,12 +44,10 @@ def test_the_bank_owns_its_codes():
     assert torch.equal(bank.codes[2], -kept[2])
 
 
-def test_ids_length_and_bits():
-    codes = random_codes(4, 0)
-    bank = CodeBank(codes, torch.eye(4))
-    assert (len(bank), bank.code_length, bank.ids.tolist()) == (4, 16, [0, 1, 2, 3])
-    assert CodeBank(codes, torch.eye(4), torch.tensor([9, 8, 7, 6])).ids.tolist() == [9, 8, 7, 6]
-    assert torch.equal(torch.from_numpy(unpack_codes(bank.packed())), codes)
+def test_length_and_the_set_of_each_item():
+    bank = CodeBank(random_codes(4, 0), torch.tensor([[0, 1], [1, 0], [0, 1], [1, 1]]))
+    assert (len(bank), bank.code_length) == (4, 16)
+    assert torch.equal(bank.set_labels[bank.set_of].long(), bank.labels)
 
 
 def test_errors_name_what_was_found():

@@ -131,7 +131,7 @@ def test_the_relevant_share_equals_the_naive_one(data):
         if any(q)
     ]
     splits = Splits(database, query, database, ("a", "b", "c"), ())
-    assert splits.relevant_share() == pytest.approx(sum(shares) / max(1, len(shares)))
+    assert splits.relevant_share == pytest.approx(sum(shares) / max(1, len(shares)))
 
 
 def test_the_manifest_is_json_and_counts():

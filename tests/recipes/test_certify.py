@@ -58,6 +58,7 @@ def test_the_report_holds_bounds_that_the_attacks_respect(whole: Path) -> None:
     assert report["confidence_of_all"] == pytest.approx(0.994)
     assert 0.0 < report["chance_map"] < 1.0
     assert report["seconds"] > 0 < report["attack_seconds"]
+    assert report["data"].items() >= {"options": {}, "image_size": 32, "crop_border": 0}.items()
 
 
 def test_a_stopped_run_goes_on_and_alpha_needs_no_new_votes(

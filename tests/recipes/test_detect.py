@@ -58,6 +58,7 @@ def test_the_report_is_what_the_files_say(whole: Path, tiny: Path) -> None:
     clean = subject.splits.query.images[saved["rows"]]
     detector = Detector.load(whole / "detector", subject.model)
     scores = {name: detector.score(images) for name, images in (("clean", clean), *saved.items()) if name != "rows"}
+    assert (report["data"], report["model"]["checksum"]) == (subject.data_entry(), subject.checksum)
     assert report["queries"] == len(clean) == 20
     assert report["calibration_images"] == 120
     for name in ("standard", "adaptive"):

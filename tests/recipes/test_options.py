@@ -205,7 +205,7 @@ def test_options_that_cannot_be_parsed_get_one_sentence(
     ("words", "then"),
     [
         (["train", "--out=y"], "goes on"),
-        (["attack", "--out=y"], "starts again"),
+        (["attack", "--out=y"], "goes on"),
         (["evaluate", "x", "--out=y"], "starts again"),
         (["evaluate", "x", "--out=y", "--suite=fast"], "goes on"),
     ],

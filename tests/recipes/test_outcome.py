@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saat.recipes.outcome import Outcome, encode_subject
+from saat.recipes.outcome import Outcome, encode_subject, measure
 from saat.recipes.subject import load_subject
 
 
@@ -28,7 +28,7 @@ def test_what_the_attack_changed_is_measured_on_queries_that_were_attacked(
     attacked[~spared] *= -1
     images[~spared] = 1 - images[~spared]
     outcome = Outcome(subject, codes, images, attacked, targets)
-    before, after = outcome.measure(clean), outcome.measure(attacked)
+    before, after = (measure(subject, codes, each) for each in (clean, attacked))
     report = outcome.write(tmp_path, name="a", attack={}, flags=[], seed=0, clean=before, attacked=after)
     assert report["bit_flip_rate"] == 1.0
     assert report["bit_flip_rate_interval"] == [1.0, 1.0]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from saat.errors import ArgumentError, ServerError
 from saat.index.content import ModelKey
-from saat.index.storage import create_index, update_index
+from saat.index.storage import MANIFEST, create_index, read_state, update_index
 from saat.serving.app import HANDLERS, make_app
 from saat.serving.batching import QueueFull
 from saat.serving.service import Service
@@ -48,8 +48,7 @@ def test_errors_have_their_status_and_name_no_server(error, status, text):
 
 
 def damage(folder: Path) -> None:
-    codes = next(folder.glob("codes-*"))
-    codes.write_bytes(codes.read_bytes()[:-1] + b"x")
+    (folder / MANIFEST).write_bytes(b"x")
 
 
 def exchange(folder: Path) -> None:
@@ -61,7 +60,12 @@ def exchange(folder: Path) -> None:
 def test_a_fault_of_the_index_on_the_disk_is_logged_and_told_without_its_path(harm, why, tmp_path, caplog):
     engine = make_engine(["even"] * COUNT)
     create_index(tmp_path, engine.content)
-    store = Store(tmp_path, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+    store = Store(
+        tmp_path,
+        engine,
+        encode=lambda content: engine.encode(engine.prepare(content)[None]),
+        known=read_state(tmp_path),
+    )
     app = make_app(Service(engine, store=store))
     harm(tmp_path)
     image = io.BytesIO()

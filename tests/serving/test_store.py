@@ -20,7 +20,16 @@ from saat.data.decoding import FORMATS
 from saat.errors import DataError
 from saat.index import storage
 from saat.index.content import IndexContent
-from saat.index.storage import State, create_index, read_index, read_manifest, read_state, update_index, verify_index
+from saat.index.storage import (
+    MANIFEST,
+    State,
+    create_index,
+    read_files,
+    read_index,
+    read_state,
+    update_index,
+    verify_index,
+)
 from saat.index.uploads import UPLOADS
 from saat.recipes.index import RemoveConfig, remove
 from saat.recipes.items import read_items
@@ -33,7 +42,12 @@ MEMORY = Path("/proc/self/status")
 def make_store(folder: Path) -> Store:
     engine = make_engine(["even"] * COUNT)
     create_index(folder, engine.content)
-    return Store(folder, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+    return Store(
+        folder,
+        engine,
+        encode=lambda content: engine.encode(engine.prepare(content)[None]),
+        known=read_state(folder),
+    )
 
 
 def anonymous_megabytes() -> float:
@@ -81,7 +95,7 @@ def test_an_upload_that_the_index_does_not_take_leaves_no_file(tmp_path: Path, m
 
 def test_uploads_to_an_index_that_is_damaged_leave_no_file(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    (tmp_path / read_manifest(tmp_path).files["codes"].name).write_bytes(b"damaged")
+    (tmp_path / MANIFEST).write_bytes(b"damaged")
     for row in (3, 4):
         with pytest.raises(RuntimeError, match="cannot be changed"):
             store.add(encoded(row), label=None)
@@ -126,7 +140,7 @@ def test_an_image_that_cannot_be_removed_does_not_undo_the_removal(
         store.remove(item.id)
         assert item.id not in read_index(tmp_path).ids
         engine = make_engine(["even"] * COUNT)
-        Store(tmp_path, engine, encode=engine.encode)
+        Store(tmp_path, engine, encode=engine.encode, known=read_state(tmp_path))
     assert caplog.text.count("Permission denied") == 2
     assert len(list((tmp_path / UPLOADS).iterdir())) == 1
     remove(RemoveConfig(index=tmp_path, ids=[item.id], quiet=True))
@@ -153,7 +167,7 @@ def test_an_upload_whose_addition_was_killed_goes_when_a_service_starts(tmp_path
     assert killed.returncode == -signal.SIGKILL
     assert len(list((tmp_path / UPLOADS).iterdir())) == 1
     engine = make_engine(["even"] * COUNT)
-    Store(tmp_path, engine, encode=engine.encode)
+    Store(tmp_path, engine, encode=engine.encode, known=read_state(tmp_path))
     assert not list((tmp_path / UPLOADS).iterdir())
 
 
@@ -162,17 +176,18 @@ def test_the_index_is_read_once_and_again_where_others_have_written(
 ) -> None:
     store, reads = make_store(tmp_path), []
 
-    def counted(folder: Path) -> State:
+    def counted(folder: Path, *arguments: Any, **options: Any) -> State:
         reads.append(folder)
-        return read_state(folder)
+        return read_files(folder, *arguments, **options)
 
-    monkeypatch.setattr(storage, "read_state", counted)
+    monkeypatch.setattr(storage, "read_files", counted)
     for number in (1, 2):
         store.remove(number)
         store.add(encoded(number), label="odd")
-    assert len(reads) == 1
-    update_index(tmp_path, lambda old: old.without(np.array([7])))  # another command
-    reads.clear()
+    assert not reads  # the engine has it
+    with monkeypatch.context() as other:
+        other.setattr(storage, "read_files", read_files)
+        update_index(tmp_path, lambda old: old.without(np.array([7])))  # another command
     store.remove(3)
     store.remove(4)
     assert len(reads) == 1
@@ -202,7 +217,12 @@ def test_an_image_that_was_sent_before_the_folder_moved_is_the_same_item(tmp_pat
     moved = (tmp_path / "index").rename(tmp_path / "moved")
     engine = make_engine(["even"] * COUNT)
     engine.replace(read_index(moved))
-    store = Store(moved, engine, encode=lambda content: engine.encode(engine.prepare(content)[None]))
+    store = Store(
+        moved,
+        engine,
+        encode=lambda content: engine.encode(engine.prepare(content)[None]),
+        known=read_state(moved),
+    )
     assert store.add(encoded(3), label=None) == (item, False)
 
 
@@ -212,7 +232,7 @@ def test_a_change_keeps_no_memory_of_the_states_before(tmp_path: Path) -> None:
     codes = np.zeros((len(columns), 2), np.uint8)
     create_index(tmp_path, IndexContent.empty(few.content.model).added(codes, columns, model=few.content.model))
     few.replace(read_index(tmp_path))
-    store = Store(tmp_path, few, encode=lambda _: codes[:1])
+    store = Store(tmp_path, few, encode=lambda _: codes[:1], known=read_state(tmp_path))
     pa.default_memory_pool().release_unused()
     before = anonymous_megabytes()
     for number in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from saat.errors import ArgumentError
 from saat.types import has_label
 
 NAMED = 5  # damaged images and empty classes that a warning names
+BLOCK = 256  # label sets at a time
 ANY_RANKING = 0.95  # chance MAP above which no model can be told from another
 
 
@@ -71,18 +73,24 @@ class Splits:
         database = set(self.database.digests)
         return sum(digest in database for digest in self.query.digests)
 
+    @cached_property
     def relevant_share(self) -> float:
         """Return the mean share of database items that share a label with a query that has one, 0 without such.
 
         The MAP of a random ranking, but for what chance adds to a short one: see `RetrievalMetrics.chance_map`. Counted
-        over distinct label sets, of which there are few: 10,000 queries by 45,000 items would fill the memory.
+        over distinct label sets, a block at a time: 10,000 queries by 45,000 items would fill the memory.
         """
         labeled = self.query.labels[has_label(self.query.labels)]
         queries, query_counts = torch.unique(labeled, dim=0, return_counts=True)
         items, item_counts = torch.unique(self.database.labels, dim=0, return_counts=True)
-        relevant = queries.float() @ items.float().T > 0
-        pairs = query_counts.double() @ (relevant.double() @ item_counts.double())
-        return float(pairs / max(1, len(labeled) * len(self.database)))
+        items, item_counts = items.float().T, item_counts.double()
+        parts = zip(queries.float().split(BLOCK), query_counts.double().split(BLOCK), strict=True)
+        pairs = sum(float(counts @ ((part @ items > 0).double() @ item_counts)) for part, counts in parts)
+        return pairs / max(1, len(labeled) * len(self.database))
+
+    def checksums(self) -> dict[str, str]:
+        """Return the checksum of each split, by its name."""
+        return {split.name: split.checksum() for split in (self.train, self.query, self.database)}
 
     def defects(self) -> list[str]:
         """Return what a user would want to know before trusting these images, a sentence each."""
@@ -96,7 +104,7 @@ class Splits:
             if empty:
                 shown = ", ".join(empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
                 found.append(f"{split.name} has no image of {len(empty)} of {len(self.class_names)} classes: {shown}")
-        if (share := self.relevant_share()) > ANY_RANKING:
+        if (share := self.relevant_share) > ANY_RANKING:
             found.append(f"any ranking is good: a query shares a label with {share:.1%} of the items")
         return found
 
@@ -106,12 +114,12 @@ class Splits:
         return {
             "class_names": list(self.class_names),
             "sizes": {split.name: len(split) for split in splits},
-            "checksums": {split.name: split.checksum() for split in splits},
+            "checksums": self.checksums(),
             "labels_per_image": {split.name: float(split.labels.sum(1).float().mean()) for split in splits},
             "unlabeled": {split.name: int((split.labels.sum(1) == 0).sum()) for split in splits},
             "class_counts": dict(zip(self.class_names, self.database.labels.sum(0).tolist(), strict=True)),
             "overlap": self.overlap(),
-            "relevant_share": self.relevant_share(),
+            "relevant_share": self.relevant_share,
             "damaged": list(self.damaged),
         }
 

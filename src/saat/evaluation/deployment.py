@@ -29,12 +29,12 @@ class Deployment:
 
     def __init__(self, bank: CodeBank) -> None:
         codes, code_of = torch.unique(bank.codes, dim=0, return_inverse=True)
-        sets, set_of = torch.unique((bank.labels > 0).to(torch.uint8), dim=0, return_inverse=True)
-        pairs, items_of_pair = torch.unique(code_of * len(sets) + set_of, return_counts=True)
+        sets = len(bank.set_labels)
+        pairs, items_of_pair = torch.unique(code_of * sets + bank.set_of, return_counts=True)
         self.codes = codes.float()
-        self.set_labels = sets.float()
+        self.set_labels = bank.set_labels.float()
         self.pair_items = items_of_pair.float()
-        self._code_of_pair, self._set_of_pair = pairs // len(sets), pairs % len(sets)
+        self._code_of_pair, self._set_of_pair = pairs // sets, pairs % sets
         self.items = torch.bincount(code_of, minlength=len(codes)).float()
 
     @property
@@ -88,14 +88,16 @@ class Deployment:
             codes: (M, K) in {-1, +1}.
             labels: (B, C) of the queries.
         """
-        bins, relevant = self.code_length + 1, self.relevant(labels)
-        rows = max(1, BLOCK_FLOATS // (len(self.codes) * bins))
+        bins, groups = self.code_length + 1, len(self.codes)
+        weights = torch.cat([self.relevant(labels), self.items[None]])  # (B + 1, G)
+        rows = max(1, BLOCK_FLOATS // (groups * bins))
         parts = []
         for part in torch.split(codes.float(), rows):
             distances = ((self.code_length - part @ self.codes.T) / 2).round().long()
-            at = torch.nn.functional.one_hot(distances, bins).float()  # (M, G, K + 1)
-            hits = torch.einsum("bg,mgd->bmd", relevant, at)
-            items = torch.einsum("g,mgd->md", self.items, at).expand_as(hits)
+            at = weights.new_zeros(groups, len(part) * bins)  # one-hot: row g has a 1 at the distance of each code
+            at.scatter_(1, distances.T + bins * torch.arange(len(part), device=at.device), 1.0)
+            counts = (weights @ at).view(len(weights), len(part), bins)
+            hits, items = counts[:-1], counts[-1].expand_as(counts[:-1])
             parts.append(soft_average_precision(hits.flatten(0, 1), items.flatten(0, 1)).view(len(labels), -1))
         return torch.cat(parts, dim=1)
 

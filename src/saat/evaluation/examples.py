@@ -15,6 +15,8 @@ from saat.hamming import hamming_distances
 from saat.runtime import atomic_write, make_generator
 
 FOLDER = "examples"
+FACTOR = 16.0  # of the magnified perturbation
+TOP = 10  # results shown
 
 
 def choose_queries(labels: Tensor, count: int, *, seed: int) -> list[int]:
@@ -52,8 +54,6 @@ def write_examples(
     query_labels: Tensor,
     database_labels: Tensor,
     class_names: Sequence[str],
-    factor: float = 16.0,
-    top: int = 10,
 ) -> list[dict[str, Any]]:
     """Write the pictures of some queries to `folder/examples`, and return what a report says of them.
 
@@ -65,8 +65,6 @@ def write_examples(
         clean_codes, adversarial_codes, database_codes: int8 (Q, K), (Q, K) and (N, K).
         query_labels, database_labels: (Q, C) and (N, C) multi-hot.
         class_names: C names.
-        factor: of the magnified perturbation.
-        top: results shown, by distance, ties by ascending row.
     """
     find = partial(
         _results,
@@ -75,14 +73,13 @@ def write_examples(
         database_codes=database_codes,
         database_labels=database_labels,
         class_names=class_names,
-        top=top,
     )
     return [
         {
             "query": row,
             "labels": _names(query_labels[row], class_names),
-            **_pictures(folder, number, clean[row].float() / 255.0, adversarial[row], factor),
-            "perturbation_factor": factor,
+            **_pictures(folder, number, clean[row].float() / 255.0, adversarial[row]),
+            "perturbation_factor": FACTOR,
             "clean_results": find(clean_codes[row], query_labels[row]),
             "attacked_results": find(adversarial_codes[row], query_labels[row]),
         }
@@ -90,9 +87,9 @@ def write_examples(
     ]
 
 
-def _pictures(folder: Path, number: int, clean: Tensor, adversarial: Tensor, factor: float) -> dict[str, str]:
+def _pictures(folder: Path, number: int, clean: Tensor, adversarial: Tensor) -> dict[str, str]:
     """Write the three pictures of a query, and return where they lie."""
-    change = magnified(adversarial - clean, factor)
+    change = magnified(adversarial - clean, FACTOR)
     paths = {}
     for name, picture in (("clean", clean), ("adversarial", adversarial), ("perturbation", change)):
         paths[f"{name}_image"] = f"{FOLDER}/{number}_{name}.png"
@@ -109,12 +106,11 @@ def _results(
     database_codes: Tensor,
     database_labels: Tensor,
     class_names: Sequence[str],
-    top: int,
 ) -> list[dict[str, Any]]:
-    """Write the pictures of the `top` items nearest to a code (K,), and return what a report says of them."""
+    """Write the pictures of the `TOP` items nearest to a code (K,), ties by row; return what a report says of them."""
     distances = hamming_distances(code[None], database_codes)[0]
     found = []
-    for item in torch.sort(distances, stable=True).indices[:top].tolist():
+    for item in torch.sort(distances, stable=True).indices[:TOP].tolist():
         name = f"{FOLDER}/item_{item}.png"
         write_picture(folder / name, database[item].float() / 255.0)
         found.append(

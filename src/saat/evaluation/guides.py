@@ -14,6 +14,7 @@ from saat.evaluation.deployment import BLOCK_FLOATS, Deployment, soft_average_pr
 from saat.hamming import logit_scale, sign_codes
 from saat.types import CodeObjective, has_label
 
+SHARPNESS = 2.0  # of relaxed codes that stand in for codes; larger is nearer to these, and flatter
 LEAST_GAIN = 1e-6  # of average precision, for a flip to be worth its while
 
 
@@ -132,17 +133,15 @@ class RankingGoal:
 
     Args:
         deployment: the database.
-        sharpness: of the relaxed codes; larger is nearer to the codes, and flatter.
     """
 
     deployment: Deployment
-    sharpness: float = 2.0
     targeted = False
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> CodeObjective:
         """Return the objective of images (B, 3, H, W) with labels (B, C)."""
         relevant = self.deployment.relevant(labels)
-        scale = logit_scale(clean_logits_of(model, images)) / self.sharpness
+        scale = logit_scale(clean_logits_of(model, images)) / SHARPNESS
 
         def objective(logits: Tensor) -> Tensor:
             codes = sign_codes(logits.detach()).float()

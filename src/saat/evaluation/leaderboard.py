@@ -11,7 +11,7 @@ from typing import Any
 
 from saat import __version__
 from saat.errors import DataError, check_folder
-from saat.evaluation.report import page_environment, surviving_share
+from saat.evaluation.report import is_chance, page_environment, surviving_share
 from saat.evaluation.result_card import FRAME, RESULT_FILE, ResultCard, read_result_card
 from saat.runtime import write_text
 
@@ -169,7 +169,7 @@ def _row(cards: Sequence[ResultCard]) -> dict[str, Any]:
         "any_code_map": fmean(card["any_code_map"] for card in runs),
         "members": {name: fmean(card["members"][name] for card in runs) for name in first["members"]},
         "surviving_share": share,
-        "no_better_than_chance": share is None or round(share, 2) <= 0,
+        "no_better_than_chance": is_chance(share),
         "unreliable_runs": sum(any(card["unreliable"] for card in again) for again in models.values()),
         "flags": sorted({flag for card in cards for flag in card["flags"]}),
     }

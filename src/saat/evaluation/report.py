@@ -5,21 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import torch
 from PIL import Image
 
-from saat import __version__
 from saat.errors import ArgumentError, DataError
 from saat.evaluation.charts import AT_RANK, COLORS, distance_chart, precision_recall_chart, rank_chart, trial_charts
 from saat.evaluation.run_reports import CHANCE, Report, combine_reports
-from saat.runtime import write_text
+from saat.runtime import versions, write_text
 
 BUDGET = (
     *("suite", "search", "goal", "objective", "targeted", "surrogate", "norm", "epsilon", "patch"),
@@ -38,6 +35,11 @@ def surviving_share(report: Mapping[str, Any]) -> float | None:
     """
     gap = report["clean_map"] - report["chance_map"]
     return round((report["attacked_map"] - report["chance_map"]) / gap, 4) if gap > 0 else None
+
+
+def is_chance(share: float | None) -> bool:
+    """Return whether a surviving share is, in whole percents, that of a random ranking, or less; or there is no gap."""
+    return share is None or round(share, 2) <= 0
 
 
 def strength(attack: Mapping[str, Any]) -> str:
@@ -81,7 +83,7 @@ def _outcome(name: str, report: Mapping[str, Any]) -> str:
     change = f"the {name} model {moves} from {clean:.3f} to {attacked:.3f} MAP"
     if share is None:
         return f"{change}, and even its clean ranking is no better than chance ({chance:.3f})"
-    if round(share, 2) <= 0:
+    if is_chance(share):
         return f"{change}, no better than a random ranking ({chance:.3f})"
     return f"{change} and keeps {share:.0%} of its lead over a random ranking ({chance:.3f})"
 
@@ -204,7 +206,7 @@ def write_report(runs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, Rep
         "trials": trial_charts(models),
         "distances": {name: distance_chart(report) for name, report in models.items()},
         "picture": lambda name, image: _data_uri(folders[name] / image),
-        "versions": f"saat {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     environment = page_environment()
     pages = {name: environment.get_template(name).render(values) for name in ("report.html", "report.md")}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
-
 from saat.attacks.threat import ThreatModel
 from saat.errors import ArgumentError, DataError
+from saat.runtime import versions
 
 ResultCard = dict[str, Any]
 RESULT_FILE = "result.json"
@@ -55,7 +53,7 @@ def result_card(report: Mapping[str, Any]) -> ResultCard:
         "members": {name: member["map"] for name, member in attack["members"].items()},
         "model_evaluations": attack["model_evaluations"],
         "seconds": attack["seconds"],
-        "versions": {"saat": report["saat"], "python": platform.python_version(), "torch": torch.__version__},
+        "versions": versions() | {"saat": report["saat"]},
     }
 
 

@@ -72,14 +72,14 @@ def combine_reports(runs: Sequence[tuple[str, Path]]) -> Report:
 
 
 def _read_report(folder: Path) -> Report:
-    path = folder / "report.json"
+    path, rule = folder / "report.json", "`runs` are folders that saat attack or saat evaluate --suite wrote"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"`runs` are folders that saat attack wrote; found no report.json in {folder}") from None
+        raise DataError(f"{rule}; found no report.json in {folder}") from None
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from error
     try:
         return check_entries(content, RULES)
     except DataError as error:
-        raise DataError(f"`runs` are folders that saat attack wrote; {path} tells of no attack: {error}") from None
+        raise DataError(f"{rule}; {path} tells of no attack: {error}") from None

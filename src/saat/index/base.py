@@ -9,6 +9,7 @@ from typing import Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
+from saat.bits import check_array
 from saat.errors import ArgumentError, check_at_least, check_code_length
 
 _FEW = 16  # items for each missing id, so that 8 bytes for it are at most 1/8 of a code of 32 bits an item
@@ -233,7 +234,7 @@ def check_packed(packed: NDArray[np.uint8], code_length: int) -> None:
         TypeError: it is no array of uint8.
         ArgumentError: it has another shape.
     """
-    _check_array("packed", packed, np.uint8)
+    check_array("packed", packed, np.uint8)
     if packed.ndim != 2 or packed.shape[1] * 8 != code_length:
         wanted = f"(N, {code_length // 8}), a code of {code_length} bits a row"
         raise ArgumentError(f"`packed` has the shape {wanted}; got {packed.shape}")
@@ -259,7 +260,7 @@ def check_ids(ids: NDArray[np.int64]) -> None:
         TypeError: it is no array of int64.
         ArgumentError: it has another shape, or an id is negative or twice in it.
     """
-    _check_array("ids", ids, np.int64)
+    check_array("ids", ids, np.int64)
     if ids.ndim != 1:
         raise ArgumentError(f"`ids` has one dimension; got shape {ids.shape}")
     if len(ids) and int(ids.min()) < 0:
@@ -274,11 +275,3 @@ def check_ids(ids: NDArray[np.int64]) -> None:
 
 def _ascend(ids: NDArray[np.int64]) -> bool:
     return bool((ids[1:] > ids[:-1]).all())
-
-
-def _check_array(name: str, array: object, dtype: type[np.generic]) -> None:
-    wanted = np.dtype(dtype)
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"`{name}` is a numpy array of {wanted}; got {type(array).__name__}")
-    if array.dtype != wanted:
-        raise TypeError(f"`{name}` is {wanted}; got {array.dtype}")

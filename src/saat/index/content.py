@@ -148,11 +148,13 @@ class IndexContent:
             ArgumentError: `ids` is not (M,), or an id is negative or twice in it.
         """
         check_ids(ids)
-        return self.only(np.setdiff1d(self.ids, ids))
+        return self._where(np.isin(self.ids, ids, invert=True))
 
     def only(self, ids: NDArray[np.int64]) -> IndexContent:
         """Return the items of `ids` alone."""
-        keep = np.isin(self.ids, ids)
+        return self._where(np.isin(self.ids, ids))
+
+    def _where(self, keep: NDArray[np.bool_]) -> IndexContent:
         return replace(
             self, packed=self.packed[keep], ids=self.ids[keep], metadata=self.metadata.filter(pa.array(keep))
         )

@@ -107,13 +107,20 @@ def read_index(folder: Path, *, name: str = "index") -> IndexContent:
     return read_files(folder, _load, name=name)
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path, *, name: str = "index", known: State | None = None) -> State:
     """Read an index with its manifest, which says later whether that is still the present state.
+
+    Args:
+        folder: of the index.
+        name: of the argument that names the folder, for errors.
+        known: what this has returned earlier; it is not read again unless a writer replaced it since.
 
     Raises:
         DataError: as `read_index`.
     """
-    return read_files(folder, lambda manifest, paths: (manifest, _load(manifest, paths)))
+    if known is not None and known[0] == read_manifest(folder, name=name):
+        return known
+    return read_files(folder, lambda manifest, paths: (manifest, _load(manifest, paths)), name=name)
 
 
 def read_files(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T], *, name: str = "index") -> T:
@@ -208,14 +215,14 @@ def update_index(
     Args:
         folder: of the index.
         change: the present content -> the new one.
-        known: what `read_state` has returned; it is not read again unless there was another writer since.
+        known: as of `read_state`.
 
     Raises:
         DataError: there is no index, or it is damaged.
     """
     read_manifest(folder)
     with locked(folder):
-        present = known if known is not None and known[0] == read_manifest(folder) else read_state(folder)
+        present = read_state(folder, known=known)
         content = change(present[1])
         manifest = _write(folder, content, before=present[0])
         if len(content) <= len(present[1]):  # else items were added, and uploads have no reason to go

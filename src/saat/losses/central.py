@@ -11,6 +11,7 @@ from saat.hamming import hamming_distances, relaxed_codes
 from saat.runtime import make_generator
 from saat.types import has_label
 
+SEED = 0  # of the centers where there is no Hadamard matrix, and of the code that breaks ties
 CANDIDATES = 64  # draws a center; more hardly widen the smallest distance
 
 
@@ -109,17 +110,16 @@ class CSQLoss(nn.Module):
         labels: (N, C) multi-hot, the labels of the train split; only C matters.
         code_length: K, in bits.
         quantization_weight: weight of the quantization term.
-        seed: draws the centers where there is no Hadamard matrix, and the tie-breaking code.
     """
 
     centers: Tensor
     tie_break: Tensor
 
-    def __init__(self, *, labels: Tensor, code_length: int, quantization_weight: float = 1e-4, seed: int = 0) -> None:
+    def __init__(self, *, labels: Tensor, code_length: int, quantization_weight: float = 1e-4) -> None:
         super().__init__()
         self.quantization_weight = quantization_weight
-        self.register_buffer("centers", hash_centers(labels.shape[1], code_length, seed=seed))
-        draw = torch.randint(0, 2, (code_length,), generator=make_generator(seed, "tie break"))
+        self.register_buffer("centers", hash_centers(labels.shape[1], code_length, seed=SEED))
+        draw = torch.randint(0, 2, (code_length,), generator=make_generator(SEED, "tie break"))
         self.register_buffer("tie_break", (draw * 2 - 1).to(torch.int8))
 
     def forward(self, logits: Tensor, labels: Tensor, indices: Tensor) -> Tensor:  # noqa: ARG002

@@ -28,7 +28,7 @@ from saat.recipes.attack_search import claim_attack, search
 from saat.recipes.attacker import TRAINED, draw_targets, make_attacker, traits_of
 from saat.recipes.claims import measurement_folder
 from saat.recipes.kept import drop_batches
-from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
+from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject, measure
 from saat.recipes.outside import ServiceSearch, check_service, running_service
 from saat.recipes.subject import Subject, check_train_labels, load_subject, load_surrogates, name_of, purified
 from saat.recipes.tables import print_flags, print_table
@@ -182,7 +182,7 @@ def attack_subject(
     adversarial, cost = search(config, attacker, query.images, query.labels if targets is None else targets, device)
     attacked = sign_codes(encode_logits(subject.model, adversarial, label="encode attacked", quiet=config.quiet))
     outcome = Outcome(subject, codes, adversarial, attacked, targets)
-    clean, after = outcome.measure(sign_codes(codes.query_logits)), outcome.measure(attacked)
+    clean, after = (measure(subject, codes, each) for each in (sign_codes(codes.query_logits), attacked))
     flags = find_flags(
         clean,
         after,

@@ -14,7 +14,6 @@ from saat.attacks.catalog import GOALS
 from saat.attacks.views import restart_draws
 from saat.errors import ArgumentError
 from saat.evaluation.trials import vanished_share
-from saat.models.checkpoint import weights_checksum
 from saat.recipes.attacker import Attacker, traits_of
 from saat.recipes.claims import claim_measurement
 from saat.recipes.kept import batch_file, kept_tensors
@@ -39,7 +38,7 @@ def claim_attack(
     """
     told = settings_of(config, subject.splits.query.images, device)
     told["precision"] = config.precision_on(device)  # of `auto`, another one elsewhere
-    told["surrogates"] = [weights_checksum(other.model) for other in surrogates]
+    told["surrogates"] = [other.checksum for other in surrogates]
     claim_measurement(config.out, "attack", told | {"service": config.service}, subject, codes)
 
 

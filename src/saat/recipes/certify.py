@@ -242,8 +242,8 @@ def measure(
     return {
         **entries_of(flags),
         "saat": __version__,
-        "data": {"name": subject.data.name} | subject.splits.manifest(),
-        "model": subject.about,
+        "data": subject.data_entry(),
+        "model": subject.about | {"checksum": subject.checksum},
         "sigma": config.sigma,
         "samples": config.samples,
         "selection_samples": SELECTION_SAMPLES,

@@ -57,10 +57,10 @@ def claim_measurement(out: Path, kind: str, options: Mapping[str, Any], subject:
         "saat": __version__,
         **options,
         "model": subject.about["backbone"],
-        "weights": weights_checksum(subject.model),
+        "weights": subject.checksum,
         "database_weights": weights_checksum(subject.database_model),
         "purifier": subject.about.get("purifier"),
-        "checksums": subject.splits.manifest()["checksums"],
+        "checksums": subject.splits.checksums(),
         **subject.frame,
         "codes": _first_codes(codes),
     }

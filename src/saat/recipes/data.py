@@ -7,7 +7,6 @@ from typing import Any
 
 from saat.data.catalog import DATASETS, DataOptions, load_splits
 from saat.recipes.tables import print_table
-from saat.runtime import RunOptions
 
 SHOWN = 20  # damaged images that are printed by name; the rest is counted
 
@@ -18,14 +17,16 @@ class ListConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribeConfig(RunOptions):
+class DescribeConfig:
     """Describe a data set: sizes, label statistics, relevant share, overlap of query and database, damaged images.
 
     Args:
         data: which images.
+        quiet: no progress bars.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
+    quiet: bool = False
 
 
 def list_datasets(config: ListConfig) -> None:  # noqa: ARG001

@@ -200,7 +200,7 @@ def measure(
     attacked: Mapping[float, Scored],
 ) -> dict[str, Any]:
     """Return the report."""
-    splits, adaptive = subject.splits, choose_weight(clean, attacked)
+    adaptive = choose_weight(clean, attacked)
     thresholds = {f"{rate:g}": detector.threshold(rate) for rate in RATES}
 
     def about(found: Scored) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def measure(
     return {
         "saat": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": {"name": subject.data.name} | splits.manifest(),
-        "model": subject.about,
+        "data": subject.data_entry(),
+        "model": subject.about | {"checksum": subject.checksum},
         **{name: getattr(config, name) for name in ("norm", "epsilon", "steps", "precision", "seed")},
         "queries": len(clean.scores),
         "calibration_images": len(detector.calibration),

@@ -25,7 +25,7 @@ from saat.evaluation.trials import instability
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.claims import measurement_folder
-from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject
+from saat.recipes.outcome import Outcome, SubjectCodes, encode_subject, measure
 from saat.recipes.subject import (
     Subject,
     check_train_labels,
@@ -108,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if options is not None:
         claim_folder(options, subject, codes)
     clean_codes = sign_codes(codes.query_logits)
-    clean = Outcome(subject, codes, subject.splits.query.images, clean_codes).measure(clean_codes)
+    clean = measure(subject, codes, clean_codes)
     corrupted = measure_corruptions(subject, codes) if config.corruptions else {}
     if options is None:
         report, flags = None, clean_flags(subject, codes, clean, device)
@@ -148,7 +148,7 @@ def measure_corruptions(subject: Subject, codes: SubjectCodes) -> dict[str, Retr
         for severity in SEVERITIES:
             images = corrupt(subject.splits.query.images, name, severity=severity)
             corrupted = sign_codes(encode_logits(subject.model, images, quiet=True))
-            found[f"{name} {severity}"] = Outcome(subject, codes, images, corrupted).measure(corrupted)
+            found[f"{name} {severity}"] = measure(subject, codes, corrupted)
     return found
 
 
@@ -180,7 +180,7 @@ def write_suite(
 ) -> dict[str, Any]:
     """Write the report of a suite and its result card to its folder, and return the report."""
     outcome = Outcome(subject, codes, result.images.float() / 255.0, result.codes)
-    worst = outcome.measure(result.codes)
+    worst = measure(subject, codes, result.codes)
     white, black = result.by_kind()
     flags = find_flags(
         clean,

@@ -36,8 +36,8 @@ from saat.models.checkpoint import (
 from saat.models.hash_model import HashModel, encode_logits
 from saat.recipes.subject import check_given, load_own, other_splits, splits_of
 from saat.recipes.tables import print_metrics
-from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card, versions
-from saat.runtime import RunOptions, device_of, make_folder
+from saat.recipes.train import TrainConfig, data_values, identity, measure, metrics_of_card
+from saat.runtime import RunOptions, device_of, make_folder, versions
 from saat.training import FitOptions, cost_of, fit
 from saat.types import has_label
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from saat import __version__
 from saat.codes.bank import CodeBank
-from saat.data.catalog import DataOptions
 from saat.evaluation.code_statistics import chance_bit_flip_rate
 from saat.evaluation.examples import choose_queries, write_examples
 from saat.evaluation.image_quality import summarize_change
@@ -23,7 +22,6 @@ from saat.evaluation.intervals import bootstrap_intervals
 from saat.evaluation.metrics import RetrievalMetrics, bit_flip_rate, evaluate_retrieval, toward_target
 from saat.evaluation.sanity import Flag, entries_of
 from saat.hamming import sign_codes
-from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
 from saat.recipes.subject import Subject
 from saat.runtime import atomic_write, write_text
@@ -65,6 +63,15 @@ def encode_subject(subject: Subject, *, quiet: bool) -> SubjectCodes:
     return SubjectCodes(query, sign_codes(train), sign_codes(database))
 
 
+def measure(
+    subject: Subject, codes: SubjectCodes, query_codes: Tensor, labels: Tensor | None = None
+) -> RetrievalMetrics:
+    """Rank the clean database for query codes, int8 (Q, K), by the queries' own labels or by others, (Q, C)."""
+    splits = subject.splits
+    labels = splits.query.labels if labels is None else labels
+    return evaluate_retrieval(query_codes, labels, codes.database, splits.database.labels)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Attacked queries and what they are measured against.
@@ -82,12 +89,6 @@ class Outcome:
     adversarial: Tensor
     attacked: Tensor
     targets: Tensor | None = None
-
-    def measure(self, query_codes: Tensor, labels: Tensor | None = None) -> RetrievalMetrics:
-        """Rank the clean database for query codes, by the queries' own labels or by others."""
-        splits = self.subject.splits
-        labels = splits.query.labels if labels is None else labels
-        return evaluate_retrieval(query_codes, labels, self.codes.database, splits.database.labels)
 
     def write(
         self,
@@ -122,13 +123,8 @@ class Outcome:
             "saat": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "name": name,
-            "data": {
-                "name": self.subject.data.name,
-                "options": self._data_options(),
-                **self.subject.frame,
-                **splits.manifest(),
-            },
-            "model": self.subject.about | {"checksum": weights_checksum(self.subject.model)},
+            "data": self.subject.data_entry(),
+            "model": self.subject.about | {"checksum": self.subject.checksum},
             "clean_map": clean.map,
             "attacked_map": attacked.map,
             "clean_map_paper": clean.map_paper,
@@ -157,22 +153,16 @@ class Outcome:
             ),
         }
         if self.targets is not None:
-            aimed = self.measure(self.attacked, self.targets)
-            for state, toward in (("clean", self.measure(clean_codes, self.targets)), ("attacked", aimed)):
+            start, aimed = (
+                measure(self.subject, self.codes, each, self.targets) for each in (clean_codes, self.attacked)
+            )
+            for state, toward in (("clean", start), ("attacked", aimed)):
                 report[f"t_map_{state}"] = toward.map
                 report[f"t_map_{state}_interval"] = list(toward.map_interval)
             report["t_map_chance"] = aimed.chance_map
             report["toward_target"] = toward_target(aimed).to_json()
         write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
         return report
-
-    def _data_options(self) -> dict[str, Any]:
-        """What was asked for in place of the data of the model's card, as options of the command line."""
-        if not self.subject.data_given:
-            return {}
-        plain, data = DataOptions(), self.subject.data
-        chosen = {name: value for name, value in vars(data).items() if name == "name" or value != getattr(plain, name)}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
     def _save_images(self, path: Path) -> None:
         content = {"images": self.adversarial.contiguous(), "codes": self.attacked}

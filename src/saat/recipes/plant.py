@@ -41,6 +41,7 @@ from saat.runtime import (
 )
 
 TOP = (10, 100)
+QUERIES_AT_ONCE = 32  # whose distances to the whole database are held
 ITEMS = "items"  # the folder of the images
 
 
@@ -244,7 +245,8 @@ def found_shares(queries: Tensor, items: Tensor, database: Tensor, rows: Tensor)
         rows: int64 (M,), the rows whose place the items take.
     """
     bins = queries.shape[1] + 2
-    counts = torch.stack([row.long().bincount(minlength=bins) for row in hamming_distances(queries, database)])
+    parts = (hamming_distances(part, database) for part in torch.split(queries, QUERIES_AT_ONCE))
+    counts = torch.stack([row.long().bincount(minlength=bins) for part in parts for row in part])
     nearer = (counts.cumsum(1) - counts).double()  # items strictly nearer than each distance
     distances, replaced = hamming_distances(queries, items).long(), hamming_distances(queries, database[rows])
     before = nearer.gather(1, distances) - (replaced < distances).double()

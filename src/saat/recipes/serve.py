@@ -21,7 +21,7 @@ from saat.index.catalog import BACKEND, check_backend, open_remote
 from saat.index.content import IndexContent
 from saat.index.recall import recall_at
 from saat.index.remote import RemoteIndex
-from saat.index.storage import read_index
+from saat.index.storage import State, read_state
 from saat.recipes.encoder import Encoder, check_model, load_encoders
 from saat.recipes.items import item_reader
 from saat.recipes.search import NEAREST, filled
@@ -120,9 +120,8 @@ def serve(config: ServeConfig) -> None:
         proxy_headers=False,  # a header of the client's must not choose whose rate is counted
         timeout_graceful_shutdown=GRACE,
     )
-    before = signal.signal(
-        signal.SIGTERM, _end
-    )  # uvicorn takes its place, and raises the signal again when all is done
+    # uvicorn takes the place of this handler, and raises the signal again when all is done
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         if not config.quiet:
             if service.engine.approximate:
@@ -162,16 +161,18 @@ def make_service(config: ServeConfig, device: torch.device, *, writable: bool) -
     from saat.serving.service import Service
     from saat.serving.store import Store
 
-    engine, items = _engine(config, "index", config.checkpoint, config.detector, device)
+    engine, items, state = _engine(config, "index", config.checkpoint, config.detector, device)
     engines = {"plain": engine}
     if config.hardened_index is not None:
         hardened, detector = config.hardened, config.hardened_detector
-        engines["hardened"], _ = _engine(config, "hardened_index", hardened, detector, device)
-    folder = Path(config.index) if writable and not is_address(config.index) else None
+        engines["hardened"], *_ = _engine(config, "hardened_index", hardened, detector, device)
+    store = None
+    if writable and state is not None:
+        store = Store(Path(config.index), engine, encode=items.encode_content, known=state)
     return Service(
         engine,
         limits=Limits(rate=config.rate, room=config.room, seconds=config.request_seconds),
-        store=None if folder is None else Store(folder, engine, encode=items.encode_content),
+        store=store,
         lab=Lab(engines) if config.lab else None,
         hardened=engines.get("hardened"),
     )
@@ -196,16 +197,18 @@ def read_token(path: Path) -> str:
 
 def _engine(
     config: ServeConfig, name: str, checkpoint: Path | None, detector: Path | None, device: torch.device
-) -> tuple[SearchEngine, Encoder]:
-    """Return the engine of the index that the option `name` gives, and the encoder of items for it."""
+) -> tuple[SearchEngine, Encoder, State | None]:
+    """Return the engine of the index that the option `name` gives, the encoder of its items, and a folder's state."""
     from saat.serving.engine import SearchEngine
     from saat.serving.risk import load_assess
 
     index = getattr(config, name)
     if is_address(index):
+        state = None
         remote, content = _remote(str(index), config.backend)
     else:
-        remote, content = None, read_index(Path(index), name=name)
+        remote, state = None, read_state(Path(index), name=name)
+        content = state[1]
     encoders = load_encoders(checkpoint or Path(content.model.checkpoint), config.model, device=device)
     encoder = encoders.query
     check_model(encoder, content.model, name="checkpoint" if name == "index" else "hardened", index=name)
@@ -221,7 +224,7 @@ def _engine(
         remote=remote,
         assess=None if detector is None else load_assess(detector, encoder.model, false_alarm_rate=rate),
     )
-    return engine, encoders.items
+    return engine, encoders.items, state
 
 
 def _remote(address: str, backend: str) -> tuple[RemoteIndex[Any], IndexContent]:

@@ -15,7 +15,7 @@ from saat.data.catalog import DataOptions, decode_splits, load_splits, read_coll
 from saat.data.splits import Splits
 from saat.defenses.purification import PURIFIERS, PurifiedModel, PurifierOptions
 from saat.errors import ArgumentError, DataError
-from saat.models.checkpoint import Card, load_checkpoint, load_database_model
+from saat.models.checkpoint import Card, load_checkpoint, load_database_model, weights_checksum
 from saat.models.folding import folded
 from saat.models.hash_model import HashModel, check_image_size, import_model
 from saat.runtime import device_of
@@ -55,6 +55,23 @@ class Subject:
     def frame(self) -> dict[str, int]:
         """How the images were cut, which checksums of their files do not tell."""
         return {"image_size": self.splits.query.images.shape[-1], "crop_border": self.data.crop_border}
+
+    @cached_property
+    def checksum(self) -> str:
+        """The checksum of the weights of the queries' model."""
+        return weights_checksum(self.model)
+
+    def data_entry(self) -> dict[str, Any]:
+        """Return what reports say of the data, for JSON.
+
+        Its `options` are what was asked for in place of the data of the model's card, as on the command line.
+        """
+        plain, options = DataOptions(), {}
+        if self.data_given:
+            chosen = {name: value for name, value in vars(self.data).items() if value != getattr(plain, name)}
+            options = {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+            options = {"name": self.data.name} | options
+        return {"name": self.data.name, "options": options, **self.frame, **self.splits.manifest()}
 
     @cached_property
     def view(self) -> nn.Module:
@@ -208,7 +225,7 @@ def splits_of(card: Card, checkpoint: Path, *, quiet: bool) -> Splits:
         splits = load_splits(data_options(card.data), quiet=quiet)
     except DataError as error:
         raise DataError(f"the images of {checkpoint}'s card cannot be read: {error}; {other}") from error
-    if splits.manifest()["checksums"] != card.manifest["checksums"]:
+    if splits.checksums() != card.manifest["checksums"]:
         raise DataError(
             f"the images of {checkpoint}'s card are not those it was trained on: their checksums differ; {other}"
         )

@@ -22,14 +22,14 @@ from saat.errors import SaatError
 from saat.evaluation.deployment import Deployment
 from saat.evaluation.guides import worst_codes
 from saat.evaluation.metrics import RetrievalMetrics
+from saat.evaluation.ranking import average_precision, count_by_distance
 from saat.evaluation.suite import BLACK_BOX, MEMBERS, SUITES, SuiteBatch, round_to_8_bits
 from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
-from saat.models.checkpoint import weights_checksum
 from saat.models.hash_model import encode_logits
 from saat.recipes.claims import claim_measurement
 from saat.recipes.kept import kept_tensors
-from saat.recipes.outcome import Outcome, SubjectCodes
+from saat.recipes.outcome import SubjectCodes, measure
 from saat.recipes.subject import Subject
 from saat.runtime import derive_seed, progress
 from saat.types import has_label
@@ -69,7 +69,7 @@ class SuiteOptions:
 
     def surrogate_weights(self) -> list[str]:
         """Return the checksums of the surrogates' weights."""
-        return [weights_checksum(other.model) for other in self.surrogates]
+        return [other.checksum for other in self.surrogates]
 
     def part_file(self, name: str, number: int) -> Path:
         """Return where what was found on a batch is kept."""
@@ -132,12 +132,17 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
     query = subject.splits.query
     rows = torch.arange(len(query))[has_label(query.labels)]
     batch_of = make_batches(options, subject, codes, device)
-    outcome = Outcome(subject, codes, query.images, sign_codes(codes.query_logits))
-    worst_images, worst = query.images.clone(), outcome.attacked.clone()
-    lowest = outcome.measure(worst).average_precision
+
+    def precisions(found: Tensor) -> Tensor:
+        database = subject.splits.database
+        return average_precision(count_by_distance(found[rows], query.labels[rows], codes.database, database.labels))
+
+    clean = sign_codes(codes.query_logits)
+    worst_images, worst = query.images.clone(), clean.clone()
+    lowest = precisions(clean)
     members: dict[str, MemberResult] = {}
     for name in options.members():
-        images, exact_codes = query.images.clone(), outcome.attacked.clone()
+        images, exact_codes = query.images.clone(), clean.clone()
         evaluations, seconds = 0, 0.0
         parts = torch.split(rows, options.batch_size)
         for number, part in enumerate(progress(parts, name, unit="batch", quiet=options.quiet)):
@@ -148,9 +153,8 @@ def run_suite(options: SuiteOptions, subject: Subject, codes: SubjectCodes, devi
             seconds += float(found["seconds"])
         _verified(options.threat, images, query.images, of=name)
         member_codes = sign_codes(encode_logits(subject.model, images, label=f"encode {name}", quiet=options.quiet))
-        metrics = outcome.measure(member_codes)
-        exact = outcome.measure(exact_codes).average_precision
-        members[name] = MemberResult(metrics, exact, evaluations, seconds)
+        metrics = measure(subject, codes, member_codes)
+        members[name] = MemberResult(metrics, precisions(exact_codes), evaluations, seconds)
         better = rows[metrics.average_precision < lowest]
         worst_images[better], worst[better] = images[better], member_codes[better]
         lowest = torch.minimum(lowest, metrics.average_precision)

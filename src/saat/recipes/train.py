@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 
-from saat import __version__
 from saat.data.catalog import DataOptions, decode_splits, read_collection
 from saat.data.splits import Splits
 from saat.errors import ArgumentError, check_choice, check_code_length
@@ -23,7 +21,7 @@ from saat.losses.catalog import LOSSES, build_loss
 from saat.models.checkpoint import Card, save_checkpoint
 from saat.models.hash_model import HashModel, build_model, check_image_size, encode_logits, import_model
 from saat.recipes.tables import print_metrics
-from saat.runtime import RunOptions, make_folder, write_text
+from saat.runtime import RunOptions, make_folder, versions, write_text
 from saat.training import FitOptions, HashingStep, cost_of, fit
 from saat.types import has_label
 
@@ -141,7 +139,7 @@ def make_model(config: TrainConfig, *, image_size: int) -> tuple[HashModel, str]
     return own, "own"
 
 
-def identity(config: TrainConfig | Any, device: torch.device) -> dict[str, Any]:
+def identity(config: RunOptions, device: torch.device) -> dict[str, Any]:
     """Return the options that make a run what it is, JSON-able: all but where and how loudly it runs.
 
     Where its images lie is not among them: they have checksums. Its precision is what the option means on `device`.
@@ -164,11 +162,6 @@ def metrics_of_card(metrics: RetrievalMetrics | None) -> dict[str, float]:
     """Return what a card keeps of a measurement; nothing of none."""
     names = () if metrics is None else ("map", "map_paper", "chance_map", "chance_map_paper")
     return {name: getattr(metrics, name) for name in names}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result rests on."""
-    return {"saat": __version__, "python": platform.python_version(), "torch": torch.__version__}
 
 
 def measure(

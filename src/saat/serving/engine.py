@@ -284,17 +284,18 @@ class SearchEngine:
                 result, count = nearest_within(among.index, packed[row : row + 1], query.radius, k=query.k)
                 found[row] = hits_of(among.content, packed[row], result.ids[0], result.distances[0]), count
         for among, rows in together.items():
-            most = max(queries[row].k for row in rows)
-            for row, hits in zip(rows, self._find(packed[rows], most, among), strict=True):
-                found[row] = hits[: queries[row].k], None
+            ks = [queries[row].k for row in rows]
+            for row, hits in zip(rows, self._find(packed[rows], ks, among), strict=True):
+                found[row] = hits, None
         return found
 
-    def _find(self, packed: NDArray[np.uint8], k: int, among: Among) -> list[list[Hit]]:
+    def _find(self, packed: NDArray[np.uint8], ks: list[int], among: Among) -> list[list[Hit]]:
+        most = max(ks)
         if self._remote is not None:
-            result, content = self._remote.find(packed, k, where=among.where)
+            result, content = self._remote.find(packed, most, where=among.where)
         else:
-            result, content = among.index.search(packed, max(1, min(k, len(among.index)))), among.content
+            result, content = among.index.search(packed, max(1, min(most, len(among.index)))), among.content
         return [
-            hits_of(content, code, ids[ids >= 0], distances[ids >= 0])
-            for code, ids, distances in zip(packed, result.ids, result.distances, strict=True)
+            hits_of(content, code, ids[ids >= 0][:k], distances[ids >= 0][:k])
+            for code, ids, distances, k in zip(packed, result.ids, result.distances, ks, strict=True)
         ]

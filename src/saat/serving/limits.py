@@ -17,7 +17,9 @@ from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = ("/health", "/ready", "/", "/app.js", "/drawing.js", "/service.js", "/style.css")  # no data in them
+from saat.serving.page import PATHS
+
+OPEN = ("/health", "/ready", *PATHS)  # no data in them
 CLIENTS = 10_000  # whose rate is remembered
 MOST_OPEN = 500  # requests in work at a time, uploads included
 LOCAL = ("localhost", "127.0.0.1", "[::1]")

@@ -8,20 +8,19 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+PATHS = ("/", "/app.js", "/drawing.js", "/service.js", "/style.css")
 page = APIRouter(include_in_schema=False)
 
 
-@page.head("/")
-@page.get("/", response_class=Response)
-@page.get("/app.js", response_class=Response)
-@page.get("/drawing.js", response_class=Response)
-@page.get("/service.js", response_class=Response)
-@page.get("/style.css", response_class=Response)
 async def static(request: Request) -> Response:
     """Return a file of the page; these, and no others."""
-    name = request.url.path[1:] or "index.html"  # one of the paths above
+    name = request.url.path[1:] or "index.html"  # one of `PATHS`
     content = (files("saat.serving") / "static" / name).read_bytes()
     return unless_known(request, content, TYPES[name.rpartition(".")[2]])
+
+
+for path in PATHS:
+    page.add_api_route(path, static, methods=["GET", "HEAD"])
 
 
 def unless_known(request: Request, content: bytes, media_type: str) -> Response:

@@ -24,9 +24,8 @@ from saat.serving.readiness import Readiness
 from saat.serving.store import Store
 
 Result = TypeVar("Result")
-DECODERS = (
-    4  # threads that decode queries, and as many for pictures, at most: few decoded images are in memory at a time
-)
+# Threads that decode queries, and as many for pictures, at most: few decoded images are in memory at a time.
+DECODERS = 4
 LAB_ROOM = 4  # attacks that may wait or run
 
 

@@ -21,7 +21,7 @@ from saat.errors import DataError
 from saat.index.content import IndexContent
 from saat.index.files import sync_folder
 from saat.index.lock import locked
-from saat.index.storage import State, read_index, read_manifest, update_index
+from saat.index.storage import State, read_index, read_manifest, read_state, update_index
 from saat.index.uploads import UPLOADS, sweep_uploads
 from saat.runtime import atomic_write
 from saat.serving.engine import SearchEngine
@@ -40,17 +40,25 @@ class Store:
         folder: of the index.
         engine: gets every change.
         encode: image file -> packed code (1, K/8), by the model of the database.
+        known: the state that `engine` was made of, of `read_state`; the folder is not read again while it has that.
     """
 
-    def __init__(self, folder: Path, engine: SearchEngine, *, encode: Callable[[Content], NDArray[np.uint8]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine: SearchEngine,
+        *,
+        encode: Callable[[Content], NDArray[np.uint8]],
+        known: State,
+    ) -> None:
         self._folder, self._engine, self._encode = folder, engine, encode
         self._uploads = folder.absolute() / UPLOADS
         self._lock = threading.Lock()
-        self._known: State | None = None  # what this store wrote last
+        self._known = known  # then what this store wrote last
         if self._uploads.is_dir():
             try:
                 with locked(folder):
-                    sweep_uploads(folder, read_index(folder).metadata)
+                    sweep_uploads(folder, read_state(folder, known=known)[1].metadata)
             except OSError as error:  # such as a folder that only others may change: it can be searched
                 log.warning("uploads without an item stay in %s: %s", self._uploads, error)
 
@@ -110,7 +118,7 @@ class Store:
     def _is_present(self) -> bool:
         """Return whether what is searched is what the disk has: another command may have removed items."""
         try:
-            return self._known is not None and read_manifest(self._folder) == self._known[0]
+            return read_manifest(self._folder) == self._known[0]
         except DataError:  # told by the write that follows
             return False
 
