@@ -62,7 +62,7 @@ EARLIER = """\
 
 `empty memory`: the hashing loss began with zeros in its memory, not with the train codes, as SAAT was released and as
 it is now; and the model was shown clean images before adversarial ones, now after, as released. `hardened`, and SAAT on
-Corel5k and on the curve, are such runs. With momentum SAAT [gains](#what-each-ingredient-is-worth) by the codes,
+Corel5k, are such runs. With momentum SAAT [gains](#what-each-ingredient-is-worth) by the codes,
 without hardly.
 
 In `saat, as released`, `saat, no momentum` and those of an empty memory the column `evaluations` has one pass an image
@@ -71,8 +71,8 @@ and epoch more than is needed today: 400 where it would be 360.
 `saat, targeted` among [all attacks](#every-attack-at-equal-evaluations) took the objective of the untargeted attack,
 mirrored; the preset now has the published one.
 
-`query-side` on Corel5k, and `no warmup` in the ablation, were trained within the whole radius from the start, as if
-with `--epsilon_warmup 0`.
+The row `query-side` on Corel5k, and `no warmup` in the ablation, were trained within the whole radius from the start,
+as if with `--epsilon_warmup 0`.
 """
 
 
