@@ -20,7 +20,7 @@ from typing import Any
 from bench_defenses import DEFENSES, EPOCHS, saat_beside_plain
 from bench_protocol import RESULTS, paper_fit, reported, trained
 from folders import folder_of
-from ingredients import with_early_stopping, with_weight_perturbation
+from ingredients import with_early_stopping, with_strong_finish, with_weight_perturbation
 from provenance import heading
 
 from saat.defenses.papers import PRESETS
@@ -55,6 +55,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "query-side, 7 steps": WHOLE | {"steps": 7, "step_size": 2.5 / 255, "fit": replace(WHOLE_FIT, epochs=10)},
     "query-side, weight perturbation": WHOLE | {"fit": replace(WHOLE_FIT, epochs=27)},
     "query-side, carried": WHOLE | {"carry": True},
+    "query-side, strong finish": WHOLE | {"carry": True, "fit": replace(WHOLE_FIT, epochs=31)},
     "query-side, early stopping": WHOLE,
 }
 """How each is trained; those below take a trained model and change how it is used."""
@@ -88,6 +89,7 @@ MADE: dict[str, Callable[[Path, Path], Card]] = {
 }
 TRIED: dict[str, Callable[[HardenConfig], Card]] = {
     "query-side, weight perturbation": with_weight_perturbation,
+    "query-side, strong finish": with_strong_finish,
     "query-side, early stopping": with_early_stopping,
 }
 """Of the trained ones, those with something that query-side training does not have."""

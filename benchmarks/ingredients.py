@@ -33,6 +33,7 @@ from saat.training import STATE_FILE
 from saat.types import Batch, CodeObjective, StepOutput
 
 AWP_SIZE = 0.005  # of a layer's weights, as in the paper
+STRONG = 3  # epochs at the end
 HELD_OUT = 0.1  # of the train split
 FIRST_LOOK, LOOKS = 0.5, 6  # from this share of the epochs on, so many of them
 BEST_FILE = "best.pt"
@@ -93,6 +94,24 @@ def _moved(weights: list[nn.Parameter], moves: list[Tensor]) -> Iterator[None]:
     with torch.no_grad():
         for weight, value in zip(weights, kept, strict=True):
             weight.copy_(value)
+
+
+class StrongFinish(nn.Module):
+    """Search with more steps in the last epochs."""
+
+    def __init__(self, step: nn.Module, *, after: int) -> None:
+        super().__init__()
+        self.step, self.after = step, after
+
+    def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Return the loss of `batch`."""
+        inner = cast(InnerAttack, self.step.inner)
+        if int(inner.calls) >= self.after:  # which a training that was stopped has kept
+            inner.attack = PGD(
+                cast(PGD, inner.attack).threat, steps=7, step_size=2.5 / 255, precision="auto", keep_best=False
+            )
+        output: StepOutput = self.step(model, batch)
+        return output
 
 
 class EarlyStopping(nn.Module):
@@ -164,6 +183,17 @@ def _registered(wrap: WrapStep) -> Iterator[None]:
 def with_weight_perturbation(config: HardenConfig) -> Card:
     """Harden with adversarial weight perturbation."""
     with _registered(lambda step, _: WeightPerturbation(step, AWP_SIZE)):
+        return harden(config)
+
+
+def with_strong_finish(config: HardenConfig) -> Card:
+    """Harden with more steps of the inner attack in the last epochs."""
+    epochs = config.fit.epochs - STRONG
+
+    def wrap(step: nn.Module, options: DefenseOptions) -> nn.Module:
+        return StrongFinish(step, after=epochs * count_batches(len(options.bank), config.fit.batch_size))
+
+    with _registered(wrap):
         return harden(config)
 
 
