@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from parts import replace_part
+from safetensors.torch import load_file
 
 from saat.cli import main
 from saat.evaluation.metrics import evaluate_retrieval
@@ -130,7 +131,7 @@ def test_images_of_a_members_file_are_checked_though_none_is_a_worst_case(
     clean = subject.splits.query.images[: len(content["images"])]
     content["images"] = clean.clone()
     content["images"][0, 0, 0, 0] = clean[0, 0, 0, 0] ^ 128
-    save_file(content, file)
+    replace_part(file, content)
     assert main(words(tiny, out)) == 2
     assert "saved images of away-from-mainstay leave the threat model" in capsys.readouterr().err
 

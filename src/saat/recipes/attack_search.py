@@ -37,7 +37,6 @@ def claim_attack(
         ArgumentError: the folder holds another run.
     """
     told = settings_of(config, subject.splits.query.images, device)
-    told["precision"] = config.precision_on(device)  # of `auto`, another one elsewhere
     told["surrogates"] = [other.checksum for other in surrogates]
     claim_measurement(config.out, "attack", told | {"service": config.service}, subject, codes)
 
@@ -49,8 +48,9 @@ def settings_of(config: AttackConfig, clean: Tensor, device: torch.device) -> di
         "objective": None if GOALS[config.goal].own_objective else config.objective,
         **dict(zip(("steps", "step_size"), config.pace(), strict=True)),
         "batch_size": config.batch_size or images_at_once(clean.shape[-1], device, most=250),
-        **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "precision", "seed")},
+        **{name: getattr(config, name) for name in ("schedule", "samples", "restarts", "seed")},
         "last": not config.keeps_best,
+        "precision": config.precision_on(device),  # of `auto`, another one elsewhere
     }
 
 

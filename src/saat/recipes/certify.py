@@ -31,10 +31,10 @@ from saat.hamming import sign_codes
 from saat.models.smoothing import add_noise, count_votes, majority_codes
 from saat.recipes.certificates import by_radius, print_certificates
 from saat.recipes.claims import claim_measurement, measurement_folder
-from saat.recipes.kept import kept_tensors
+from saat.recipes.kept import VOTES, kept_tensors
 from saat.recipes.outcome import SubjectCodes, encode_subject
 from saat.recipes.subject import Subject, check_train_labels, load_subject
-from saat.runtime import RunOptions, derive_seed, make_generator, progress, write_text
+from saat.runtime import RunOptions, derive_seed, device_of, make_generator, progress, write_text
 from saat.types import has_label
 
 SELECTION_SAMPLES = 100  # noisy copies that choose the value of a bit, as in the paper
@@ -154,7 +154,7 @@ def collect_votes(
     found = []
     batches = torch.split(rows, config.batch_size)
     for number, part in enumerate(progress(batches, "certify", unit="batch", quiet=config.quiet)):
-        path = config.out / "votes" / f"{number:05d}.safetensors"
+        path = config.out / VOTES / f"{number:05d}.safetensors"
         found.append(kept_tensors(path, partial(vote_on, config, subject, bank, part, device)))
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
@@ -247,7 +247,7 @@ def measure(
         "sigma": config.sigma,
         "samples": config.samples,
         "selection_samples": SELECTION_SAMPLES,
-        "precision": config.precision,
+        "precision": config.precision_on(device_of(subject.model)),
         "seed": config.seed,
         "queries": len(rows),
         "confidence": 1.0 - config.alpha,

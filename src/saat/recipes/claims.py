@@ -15,6 +15,7 @@ from saat.bits import pack_codes
 from saat.errors import ArgumentError, DataError
 from saat.hamming import sign_codes
 from saat.models.checkpoint import weights_checksum
+from saat.recipes.kept import part_files
 from saat.recipes.outcome import SubjectCodes
 from saat.recipes.subject import Subject
 from saat.runtime import make_folder, write_text
@@ -34,12 +35,15 @@ def measurement_folder(out: Path, kind: str) -> None:
     """Make the folder of a measurement, before what takes long.
 
     Raises:
-        ArgumentError: it cannot be made, or holds a measurement of another kind, whose report would be replaced.
+        ArgumentError: it cannot be made, or holds a measurement of another kind, whose report would be replaced, or
+            parts of one that nothing tells of any more, which would be mixed in.
     """
+    rule = "`out` is a new folder or that of the same run"
     there = [other for other in KINDS if other != kind and claim_file(out, other).exists()]
     if there:
-        rule = "`out` is a new folder or that of the same run"
         raise ArgumentError(f"{rule}; {out} holds another (of {there[0]}, whose report.json this would replace)")
+    if not claim_file(out, kind).exists() and (parts := part_files(out)):
+        raise ArgumentError(f"{rule}; {parts[0].parent} holds parts of a run whose claim is gone: remove them")
     make_folder(out)
 
 

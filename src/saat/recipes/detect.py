@@ -37,6 +37,7 @@ from saat.recipes.tables import print_flags, print_table
 from saat.runtime import (
     RunOptions,
     atomic_write,
+    device_of,
     write_text,
 )
 from saat.types import has_label
@@ -216,7 +217,8 @@ def measure(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": subject.data_entry(),
         "model": subject.about | {"checksum": subject.checksum},
-        **{name: getattr(config, name) for name in ("norm", "epsilon", "steps", "precision", "seed")},
+        **{name: getattr(config, name) for name in ("norm", "epsilon", "steps", "seed")},
+        "precision": config.precision_on(device_of(subject.model)),
         "queries": len(clean.scores),
         "calibration_images": len(detector.calibration),
         "false_alarm_grid": list(GRID),

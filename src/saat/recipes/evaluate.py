@@ -212,7 +212,7 @@ def write_suite(
         "steps": config.steps,
         "surrogate": [str(path) for path in config.surrogate or []],
         "surrogate_weights": options.surrogate_weights(),
-        "precision": config.precision,
+        "precision": options.precision,
         "batch_size": options.batch_size,
         "seed": config.seed,
         "members": members,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +15,9 @@ from torch import Tensor
 from saat.runtime import atomic_write
 
 log = logging.getLogger(__name__)
-BATCHES = "batches"
+BATCHES, OF_MEMBERS, VOTES = "batches", "members", "votes"  # folders of parts
+PARTS = "*[0-9][0-9][0-9][0-9][0-9].safetensors"
+CHECKSUM = "sha256"  # in the metadata of a part
 
 
 def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -26,13 +29,31 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
     """
     if path.exists():
         try:
-            return safetensors.torch.load_file(path)
+            return _read(path)
         except safetensors.SafetensorError as error:
             log.warning("%s is damaged (%s), and made anew", path, error)
-    content = make()
+    content = dict(make())
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(dict(content)))
-    return safetensors.torch.load_file(path)
+        file.write(safetensors.torch.save(content, {CHECKSUM: _checksum(content)}))
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    content = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        there = (file.metadata() or {}).get(CHECKSUM)
+    if there != _checksum(content):
+        raise safetensors.SafetensorError("its checksum is not that of its content")
+    return content
+
+
+def _checksum(content: dict[str, Tensor]) -> str:
+    return hashlib.sha256(safetensors.torch.save(content)).hexdigest()
+
+
+def part_files(out: Path) -> list[Path]:
+    """Return the parts of runs that a folder holds."""
+    return [path for name in (BATCHES, OF_MEMBERS, VOTES) for path in (out / name).glob(PARTS)]
 
 
 def batch_file(out: Path, number: int, *, of: str = "") -> Path:
@@ -42,7 +63,8 @@ def batch_file(out: Path, number: int, *, of: str = "") -> Path:
 
 def drop_batches(out: Path) -> None:
     """Remove the batches of a run that is done, since its results hold what they held; other files stay."""
-    for path in (out / BATCHES).glob("*[0-9][0-9][0-9][0-9][0-9].safetensors"):
-        path.unlink(missing_ok=True)
+    for pattern in (PARTS, f".{PARTS}.*"):  # and what a write that was killed left of one
+        for path in (out / BATCHES).glob(pattern):
+            path.unlink(missing_ok=True)
     with suppress(OSError):  # not empty, or never made
         (out / BATCHES).rmdir()

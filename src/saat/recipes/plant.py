@@ -102,6 +102,7 @@ def plant(config: PlantConfig) -> dict[str, Any]:
     aim = -code if config.hide else code
     names = ("label", "queries", "hide", "count", "norm", "epsilon", "steps", "seed")
     told = {name: getattr(config, name) for name in names} | {"precision": config.precision_on(device)}
+    told["batch_size"] = batch_size(subject, device)
     claim_measurement(config.out, "plant", told, subject, codes)
     changed, model_evaluations = change_items(config, subject, rows, aim, device)
     planted = changed.float() / 255.0  # measured as the file that an attacker hands in
@@ -140,6 +141,11 @@ def make_place(out: Path) -> None:
         raise ArgumentError(f"`out` is a folder without {ITEMS}, where images are written; got {out}, which has it")
 
 
+def batch_size(subject: Subject, device: torch.device) -> int:
+    """Return how many items are changed at a time."""
+    return images_at_once(subject.frame["image_size"], device, most=125)
+
+
 def change_items(
     config: PlantConfig, subject: Subject, rows: Tensor, aim: Tensor, device: torch.device
 ) -> tuple[Tensor, int]:
@@ -158,7 +164,7 @@ def change_items(
         evaluations = torch.tensor(attack.cost.model_evaluations)
         return {"images": round_to_8_bits(found, database.images[part], threat), "model_evaluations": evaluations}
 
-    parts = torch.split(rows, images_at_once(subject.frame["image_size"], device, most=125))
+    parts = torch.split(rows, batch_size(subject, device))
     bar = enumerate(progress(parts, "plant", unit="batch", quiet=config.quiet))
     found = [kept_tensors(batch_file(config.out, number), partial(change, part)) for number, part in bar]
     return torch.cat([each["images"] for each in found]), sum(int(each["model_evaluations"]) for each in found)

@@ -28,7 +28,7 @@ from saat.evaluation.trials import Trials, instability, run_trials
 from saat.hamming import sign_codes
 from saat.models.hash_model import encode_logits
 from saat.recipes.claims import claim_measurement
-from saat.recipes.kept import kept_tensors
+from saat.recipes.kept import OF_MEMBERS, kept_tensors
 from saat.recipes.outcome import SubjectCodes, measure
 from saat.recipes.subject import Subject
 from saat.runtime import derive_seed, progress
@@ -73,7 +73,7 @@ class SuiteOptions:
 
     def part_file(self, name: str, number: int) -> Path:
         """Return where what was found on a batch is kept."""
-        return self.out / "members" / f"{self.suite}-{name}-{number:05d}.safetensors"
+        return self.out / OF_MEMBERS / f"{self.suite}-{name}-{number:05d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _member_on(
 
 def _trials(options: SuiteOptions, subject: Subject, batches: Sequence[SuiteBatch]) -> Trials:
     """Return the trials of the first queries, from their file if they have run before."""
-    path = options.out / "members" / f"{options.suite}-trials.safetensors"
+    path = options.out / OF_MEMBERS / f"{options.suite}-trials.safetensors"
 
     def make() -> dict[str, Tensor]:
         found = []
