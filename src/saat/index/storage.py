@@ -136,9 +136,8 @@ def read_files(folder: Path, read: Callable[[Manifest, Mapping[str, Path]], T], 
                 check_file(folder, entry)
             return _opened(folder, manifest, read)
         except DataError:
-            if read_manifest(folder) == manifest:
+            if read_manifest(folder) == manifest:  # else a writer has replaced the state: take the new one
                 raise
-            # A writer replaced the state between the two reads: take the new one.
 
 
 def _opened(folder: Path, manifest: Manifest, read: Callable[[Manifest, Mapping[str, Path]], T]) -> T:

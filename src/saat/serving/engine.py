@@ -284,8 +284,7 @@ class SearchEngine:
                 result, count = nearest_within(among.index, packed[row : row + 1], query.radius, k=query.k)
                 found[row] = hits_of(among.content, packed[row], result.ids[0], result.distances[0]), count
         for among, rows in together.items():
-            ks = [queries[row].k for row in rows]
-            for row, hits in zip(rows, self._find(packed[rows], ks, among), strict=True):
+            for row, hits in zip(rows, self._find(packed[rows], [queries[row].k for row in rows], among), strict=True):
                 found[row] = hits, None
         return found
 
