@@ -34,7 +34,7 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
             log.warning("%s is damaged (%s), and made anew", path, error)
     content = dict(make())
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(content, {CHECKSUM: _checksum(content)}))
+        file.write(safetensors.torch.save(content, {CHECKSUM: _checksum(path, content)}))
     return _read(path)
 
 
@@ -42,13 +42,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     content = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         there = (file.metadata() or {}).get(CHECKSUM)
-    if there != _checksum(content):
-        raise safetensors.SafetensorError("its checksum is not that of its content")
+    if there != _checksum(path, content):
+        raise safetensors.SafetensorError("its checksum is not that of its name and content")
     return content
 
 
-def _checksum(content: dict[str, Tensor]) -> str:
-    return hashlib.sha256(safetensors.torch.save(content)).hexdigest()
+def _checksum(path: Path, content: dict[str, Tensor]) -> str:
+    """Return a hash of a part's name and tensors, so that none stands in for another."""
+    return hashlib.sha256(path.name.encode() + safetensors.torch.save(content)).hexdigest()
 
 
 def part_files(out: Path) -> list[Path]:
