@@ -138,6 +138,7 @@ def main() -> None:
         "speedup": min(row["speedup"] for row in rows),
         "peak_mb": max(row["peak_mb"] for row in rows),
     }
+    result["versions"]["numpy"] = np.__version__
     if not options.quick:
         result["large"] = {"queries": 5000, "items": 190_000, "classes": 80} | alone(5000, 190_000, 80)
     write_text(RESULT, json.dumps(result, indent=2) + "\n")

@@ -35,7 +35,7 @@ def kept_tensors(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[s
     content = dict(make())
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(content, {CHECKSUM: _checksum(path, content)}))
-    return _read(path)
+    return safetensors.torch.load_file(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
